@@ -13,7 +13,10 @@ VERBS = {
     "prepare": ("sqvae_speech.bin.prepare", "a corpus to Kaldi data directories"),
     "validate": ("sqvae_speech.bin.validate", "check a Kaldi data directory"),
     "shards": ("sqvae_speech.bin.shards", "a data directory to log-mel features in webdataset shards"),
-    "train": ("sqvae_speech.bin.train", "train a model on shards (also: accelerate launch -m sqvae_speech.bin.train)"),
+    "train": (
+        "sqvae_speech.bin.train",
+        "train a model on shards (also: accelerate launch -m sqvae_speech.bin.train)",
+    ),
     "encode": ("sqvae_speech.bin.encode", "shards to discrete units"),
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
@@ -24,7 +27,9 @@ VERBS = {
 def usage() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, (_, what) in VERBS.items())
-    return f"usage: sqvae-speech <verb> [options]\n\nverbs:\n{verbs}\n\n`sqvae-speech <verb> --help` lists its options."
+    return (
+        f"usage: sqvae-speech <verb> [options]\n\nverbs:\n{verbs}\n\n`sqvae-speech <verb> --help` lists its options."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,188 @@
+"""Figures as PNG files: log-mels, code histograms, curves. Imports nothing of ours.
+
+Figures are made as ``matplotlib.figure.Figure`` objects on the Agg canvas, never through pyplot: no global state, no
+display, nothing to close, and safe in a thread beside training. Each function writes beside the name and renames.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def plot_mels(path: str | os.PathLike, mels: Mapping[str, Any], mel_spec: Any = None) -> Path:
+    """Draw log-mels one above the other, on one colour scale and one time axis, so that they can be compared by eye.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        mels: title -> log-mel, (n_mels, frames), array or tensor; lengths may differ.
+        mel_spec: gives the time axis in seconds (``hop_length / sample_rate``); without it the axis counts frames.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for no mel at all, or one that is not 2-D or has no frames.
+    """
+    panels = {title: _array(mel) for title, mel in mels.items()}
+    if not panels:
+        raise ValueError("plot_mels: no mels given")
+    for title, mel in panels.items():
+        if mel.ndim != 2 or mel.size == 0:
+            raise ValueError(f"plot_mels: {title!r} has shape {mel.shape}; a log-mel is (n_mels, frames)")
+    values = np.concatenate([mel[np.isfinite(mel)] for mel in panels.values()])
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    step = 1.0 if mel_spec is None else mel_spec.hop_length / mel_spec.sample_rate
+    longest = max(mel.shape[1] for mel in panels.values()) * step
+
+    figure = _figure(9.0, 0.6 + 2.0 * len(panels))
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, mel) in zip(axes, panels.items(), strict=True):
+        extent = (0.0, mel.shape[1] * step, -0.5, mel.shape[0] - 0.5)
+        image = axis.imshow(
+            mel, origin="lower", aspect="auto", interpolation="nearest", vmin=low, vmax=high, extent=extent
+        )
+        axis.set_xlim(0.0, longest)
+        axis.set_title(title, fontsize=9)
+        axis.set_ylabel("mel band", fontsize=8)
+        axis.tick_params(labelsize=8)
+    axes[-1].set_xlabel("frame" if mel_spec is None else "time (s)", fontsize=8)
+    figure.colorbar(image, ax=list(axes), fraction=0.03, pad=0.01)
+    return _save(figure, path)
+
+
+def plot_code_histogram(path: str | os.PathLike, counts: Any, title: str | None = None) -> Path:
+    """Draw how often each code is used: by code, and sorted on a logarithmic axis, where dead codes show.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        counts: (K,) uses of each code, or (N, K) for N codebooks (a row of panels each); any non-negative numbers.
+        title: what the counts are of; perplexity and usage are written beside it.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for another shape, or a negative or non-finite count.
+    """
+    books = np.atleast_2d(_array(counts).astype(np.float64))
+    if books.ndim != 2 or books.shape[1] == 0:
+        raise ValueError(f"plot_code_histogram: counts of shape {np.shape(counts)}; (K,) or (N, K) is legal")
+    if not np.all(np.isfinite(books)) or np.any(books < 0):
+        raise ValueError("plot_code_histogram: counts must be finite and not negative")
+    figure = _figure(10.0, 0.6 + 2.6 * len(books))
+    rows = figure.subplots(len(books), 2, squeeze=False)
+    for number, (row, book) in enumerate(zip(rows, books, strict=True)):
+        used, size = int((book > 0).sum()), len(book)
+        name = title or "codes"
+        if len(books) > 1:
+            name = f"{name}, codebook {number}"
+        row[0].fill_between(np.arange(size), book, step="mid")
+        row[0].set_title(f"{name}: perplexity {_perplexity(book):.1f}, {used} of {size} used", fontsize=9)
+        row[0].set_xlabel("code", fontsize=8)
+        row[0].set_ylabel("count", fontsize=8)
+        row[0].set_xlim(-0.5, size - 0.5)
+        ordered = np.sort(book)[::-1]
+        row[1].plot(np.arange(1, used + 1), ordered[:used])
+        row[1].set_xlim(0, size)
+        if used:
+            row[1].set_yscale("log")
+        row[1].set_title("sorted", fontsize=9)
+        row[1].set_xlabel("rank", fontsize=8)
+        for axis in row:
+            axis.tick_params(labelsize=8)
+    return _save(figure, path)
+
+
+def plot_curves(
+    path: str | os.PathLike,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str | None = None,
+    xlabel: str = "step",
+    ylabel: str | None = None,
+    log_y: bool | Iterable[str] = False,
+    panels: bool = False,
+) -> Path:
+    """Draw named curves over steps, in one axis or each in a panel of its own.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        curves: name -> (steps, values), two sequences of one length; non-finite values leave a gap.
+        title: written above the figure.
+        xlabel: the shared horizontal axis.
+        ylabel: the vertical axis, when all curves share one.
+        log_y: a logarithmic vertical axis: for all, or with ``panels`` for the curves named.
+        panels: a panel a curve, for quantities of different scale over the same steps (entropy and sigma squared).
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for no curves, or one whose steps and values differ in number.
+    """
+    if not curves:
+        raise ValueError("plot_curves: no curves given")
+    drawn = {name: (_array(steps).ravel(), _array(values).ravel()) for name, (steps, values) in curves.items()}
+    for name, (steps, values) in drawn.items():
+        if len(steps) != len(values):
+            raise ValueError(f"plot_curves: {name!r} has {len(steps)} steps and {len(values)} values")
+    logarithmic = set(drawn) if log_y is True else set(log_y or ())
+
+    figure = _figure(8.0, 0.6 + 2.2 * len(drawn) if panels else 4.5)
+    axes = list(figure.subplots(len(drawn) if panels else 1, 1, sharex=True, squeeze=False)[:, 0])
+    for number, (name, (steps, values)) in enumerate(drawn.items()):
+        axis = axes[number] if panels else axes[0]
+        axis.plot(steps, values, label=name, linewidth=1.2, marker="." if len(steps) < 30 else None)
+        # a logarithmic axis of values that are not positive would be empty
+        if name in logarithmic and np.any(values > 0):
+            axis.set_yscale("log")
+        if panels:
+            axis.set_ylabel(name, fontsize=8)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=8)
+    if not panels:
+        axes[0].legend(fontsize=8)
+        axes[0].set_ylabel(ylabel or "", fontsize=8)
+    axes[-1].set_xlabel(xlabel, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return _save(figure, path)
+
+
+def _array(values: Any) -> np.ndarray[Any, Any]:
+    """A numpy array of an array, a sequence or a tensor on any device (this module does not import torch)."""
+    if hasattr(values, "detach"):
+        values = values.detach().float().cpu().numpy()
+    return np.asarray(values)
+
+
+def _perplexity(counts: np.ndarray) -> float:
+    total = counts.sum()
+    if total == 0:
+        return 0.0
+    p = counts[counts > 0] / total
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(part, format=path.suffix.lstrip(".") or "png")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,43 @@
+"""The figures are real images of what was given, and are never left half-written."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from sqvae_speech.plots import plot_code_histogram, plot_curves, plot_mels
+
+
+def test_mels_share_one_scale_and_time_axis(tmp_path):
+    short, long = torch.zeros(80, 20), np.ones((80, 40))
+    path = plot_mels(tmp_path / "new" / "mels.png", {"target": short, "reconstruction": long})
+    pixels = imread(path)[..., :3].reshape(-1, 3)
+    # viridis' two ends: both mels are constant, so each can only show its own end if the scale is shared
+    for colour in ([0.267, 0.005, 0.329], [0.993, 0.906, 0.144]):
+        assert (np.abs(pixels - colour).max(axis=1) < 0.02).sum() > 10_000
+    assert [p.name for p in path.parent.iterdir()] == ["mels.png"]
+
+
+@pytest.mark.parametrize("mels", [{}, {"x": np.zeros(80)}, {"x": np.zeros((80, 0))}])
+def test_mels_that_cannot_be_drawn(tmp_path, mels):
+    with pytest.raises(ValueError, match="plot_mels"):
+        plot_mels(tmp_path / "x.png", mels)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_histogram_of_one_and_of_several_codebooks(tmp_path):
+    one = imread(plot_code_histogram(tmp_path / "one.png", torch.tensor([3, 0, 1, 0])))
+    two = imread(plot_code_histogram(tmp_path / "two.png", np.array([[3, 0, 1, 0], [0, 0, 0, 0]]), title="dev"))
+    assert two.shape[0] > one.shape[0]
+    assert two.shape[1] == one.shape[1]
+    with pytest.raises(ValueError, match="not negative"):
+        plot_code_histogram(tmp_path / "bad.png", [1, -1])
+
+
+def test_curves_in_one_axis_and_in_panels(tmp_path):
+    curves = {"entropy": ([0, 1, 2], [3.0, 2.0, float("nan")]), "sigma_squared": ([0, 2], [10.0, 0.1])}
+    together = imread(plot_curves(tmp_path / "a.png", curves, ylabel="nats"))
+    apart = imread(plot_curves(tmp_path / "b.png", curves, panels=True, log_y=["sigma_squared"], title="annealing"))
+    assert apart.shape != together.shape
+    with pytest.raises(ValueError, match="2 steps and 1 values"):
+        plot_curves(tmp_path / "c.png", {"x": ([0, 1], [1.0])})
