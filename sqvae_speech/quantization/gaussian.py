@@ -1,0 +1,79 @@
+"""Gaussian stochastic quantization, types I to IV."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sqvae_speech.quantization import functional
+from sqvae_speech.quantization.base import Rows
+from sqvae_speech.quantization.stochastic import StochasticQuantizer
+
+# covariance -> the paper's type (Table 1)
+COVARIANCES = {"global": "I", "sample": "II", "position": "III", "diagonal": "IV"}
+
+
+class GaussianQuantizer(StochasticQuantizer):
+    """Gaussian SQ: ``q(k | z) = softmax_k(-½ (b_k - z)ᵀ Σ⁻¹ (b_k - z))``.
+
+    Args:
+        codebook_size: K.
+        dim: D.
+        covariance: the form of Σ: ``global`` σ²I with one trainable scalar (type I), ``sample`` one variance an
+            example (II), ``position`` one a position (III), ``diagonal`` one a dimension (IV). All but the first
+            need ``log_var`` from the encoder: (B, 1.., 1), (B, *, 1), (B, *, D).
+        init_variance: where the trainable scalar σ² = exp(s) starts; 10 in the published speech code.
+        variance_sum: combine the head's variance and the scalar as ``exp(head) + exp(s)`` (published vision code)
+            instead of ``exp(head + s)`` (published speech code).
+
+    Raises:
+        ValueError: an unknown covariance, or a size or variance that is not positive.
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        dim: int,
+        covariance: str = "diagonal",
+        *,
+        init_variance: float = 10.0,
+        variance_sum: bool = False,
+    ):
+        if covariance not in COVARIANCES:
+            raise ValueError(f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}")
+        if not init_variance > 0:
+            raise ValueError(f"init_variance must be positive, got {init_variance}")
+        super().__init__(codebook_size, dim, init_log_scale=math.log(init_variance), variance_sum=variance_sum)
+        self.covariance = covariance
+
+    @property
+    def log_var_channels(self) -> int:
+        return {"global": 0, "sample": 1, "position": 1, "diagonal": self.dim}[self.covariance]
+
+    @property
+    def log_var_per_example(self) -> bool:
+        return self.covariance == "sample"
+
+    def decoding_codebook(self) -> Tensor:
+        return self.codebook
+
+    def _prepared(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
+        return rows.z, codebook, torch.exp(-self._total_log_scale(rows)).to(rows.z.dtype)
+
+    def _logits(self, z: Tensor, codebook: Tensor, weight: Tensor) -> Tensor:
+        return functional.gaussian_logits(z, codebook, weight)
+
+    def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor:
+        return functional.gaussian_divergence(z, quantized, weight)
+
+    def _scale_metrics(self, rows: Rows, weight: Tensor) -> dict[str, Tensor]:
+        """``variance``: the geometric mean of σ² over real positions and dimensions."""
+        log_precision = weight.log().mean(dim=-1).expand(len(rows.z))
+        return {"variance": torch.exp(-rows.total(log_precision) / rows.num_real())}
+
+    def describe(self) -> str:
+        return f"GaussianQuantizer(covariance={self.covariance!r})"
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, covariance={self.covariance!r} (type {COVARIANCES[self.covariance]})"

@@ -1,0 +1,88 @@
+"""What Gaussian and von Mises-Fisher quantization have in common: a posterior over codes, sampled in training."""
+
+import math
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sqvae_speech.quantization import functional, metrics
+from sqvae_speech.quantization.base import Quantizer, QuantizerOutput, Rows
+
+
+class StochasticQuantizer(Quantizer):
+    """SQ: ``q(k | z)`` by Bayes' rule from a dequantization density and a uniform prior (arXiv 2205.07547, eq. 7-10).
+
+    The latent loss of an example is ``Σ_i [ divergence(z_i, z̃_i) + log K - H(q(· | z_i)) ]``, where z̃ is a
+    Gumbel-softmax mixture of codes in training and the most probable code in evaluation. Gradients flow through
+    everything: no stop-gradient, no straight-through estimator. ``log K`` is kept, so that the second part is a
+    true KL divergence from the uniform prior and never negative.
+    """
+
+    def __init__(self, codebook_size: int, dim: int, *, init_log_scale: float, variance_sum: bool = False):
+        super().__init__(codebook_size, dim)
+        self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
+        # s: log σ² of the Gaussian kinds, log κ of the vMF one. The only parameter of one element.
+        self.log_scale = nn.Parameter(torch.tensor([float(init_log_scale)]))
+        self.variance_sum = variance_sum
+
+    def _total_log_scale(self, rows: Rows) -> Tensor:
+        """Log-scale of every row, (1, 1) without a head or (N, C) with one.
+
+        The published speech code multiplies variances (adds logs), its vision code adds them; ``variance_sum``
+        chooses the second: ``exp(head) + exp(s)``, with a head of ones where there is none.
+        """
+        s = functional.at_least_float32(self.log_scale).reshape(1, 1)
+        if not self.variance_sum:
+            return s if rows.log_var is None else rows.log_var + s
+        return torch.logaddexp(torch.zeros_like(s) if rows.log_var is None else rows.log_var, s)
+
+    @abstractmethod
+    def _prepared(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """``z`` (N, D), ``codebook`` (K, D) and ``weight`` ((1, 1), (N, 1) or (N, D)) that logits are made from.
+
+        The weight is the precision of the Gaussian kinds and κ of the vMF one.
+        """
+
+    @abstractmethod
+    def _logits(self, z: Tensor, codebook: Tensor, weight: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor: ...
+
+    def _quantize(self, rows: Rows, temperature: float, sample: bool) -> QuantizerOutput:
+        z, codebook, weight = self._prepared(rows)
+        logits = self._logits(z, codebook, weight)
+        indices = logits.argmax(dim=-1)
+        if sample and self.training:
+            quantized = functional.gumbel_softmax(logits, temperature) @ codebook
+        elif sample:
+            quantized = F.embedding((logits + functional.gumbel_noise(logits)).argmax(dim=-1), codebook)
+        else:
+            quantized = F.embedding(indices, codebook)
+        entropy = functional.entropy(logits)
+        kl_discrete = rows.total(math.log(self.codebook_size) - entropy) / rows.batch_size
+        kl_continuous = rows.total(self._divergence(z, quantized, weight)) / rows.batch_size
+        with torch.no_grad():
+            counts = metrics.code_counts(indices, self.codebook_size, rows.mask)
+            posterior = rows.select(logits.softmax(dim=-1)).sum(dim=0)
+            report = {
+                "perplexity": metrics.perplexity(counts),
+                "perplexity_posterior": metrics.perplexity(posterior),
+                "usage": metrics.usage(counts),
+                "entropy": rows.total(entropy) / rows.num_real(),
+                "kl_discrete": kl_discrete,
+                "kl_continuous": kl_continuous,
+                **self._scale_metrics(rows, weight),
+            }
+        return QuantizerOutput(quantized, indices, kl_discrete + kl_continuous, report)
+
+    @abstractmethod
+    def _scale_metrics(self, rows: Rows, weight: Tensor) -> dict[str, Tensor]: ...
+
+    def _posterior(self, rows: Rows) -> Tensor:
+        return self._logits(*self._prepared(rows)).softmax(dim=-1)
+
+    def _nearest(self, rows: Rows) -> Tensor:
+        return self._logits(*self._prepared(rows)).argmax(dim=-1)
