@@ -1,0 +1,105 @@
+"""Reconstruction losses: negative log-likelihoods of the data given the decoder's output, in nats per example."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class ReconstructionLoss(NamedTuple):
+    """``loss``: scalar in nats per example, up to constants. ``mse``: detached mean squared error, whole batch."""
+
+    loss: Tensor
+    mse: Tensor
+
+
+class _SquaredError(NamedTuple):
+    """Of the global batch: what a process adds to it, and (detached) totals over all processes."""
+
+    local_sum: Tensor  # with gradient
+    total_sum: Tensor
+    total_values: Tensor
+    total_examples: Tensor
+    world_size: int
+
+
+def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None) -> _SquaredError:
+    error = (output.float() - target.float()).square()
+    if mask is not None:
+        error = error.masked_fill(~mask, 0.0)
+        values = mask.expand_as(error).sum()
+    else:
+        values = torch.tensor(error.numel(), device=error.device)
+    local = error.sum()
+    totals = torch.stack(
+        (local.detach().double(), values.double(), torch.tensor(float(len(output)), device=error.device).double())
+    )
+    world_size = 1
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(totals)
+        world_size = dist.get_world_size()
+    return _SquaredError(local, totals[0], totals[1].clamp(min=1.0), totals[2], world_size)
+
+
+class ArelboLikelihood(nn.Module):
+    """Gaussian with its variance at the maximum-likelihood value: ``(D/2) log MSE`` (arXiv 2102.08663).
+
+    D is the number of real values an example, MSE the mean over the real values of the global batch. Over several
+    processes the value is the global one on each, and the gradients, averaged as data-parallel wrappers do, are
+    those of one process with the whole batch.
+    """
+
+    def forward(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> ReconstructionLoss:
+        """``output``, ``target`` (B, ...) float; ``mask`` bool, broadcastable to them, True = real."""
+        error = _squared_error(output, target, mask)
+        mse = (error.total_sum / error.total_values).clamp(min=1e-12)
+        values_per_example = error.total_values / error.total_examples
+        # d/dθ (D/2) log MSE = D/2 · ∇(sum) / (values · MSE); the first term has the value, the second the gradient
+        scale = (error.world_size * 0.5 / (error.total_examples * mse)).to(error.local_sum.dtype)
+        value = (0.5 * values_per_example * mse.log()).to(error.local_sum.dtype)
+        return ReconstructionLoss(value + scale * (error.local_sum - error.local_sum.detach()), mse.float())
+
+
+class GaussianLikelihood(nn.Module):
+    """Gaussian with a trainable log-variance: ``D/2 log σ² + Σ(x - x̂)² / 2σ²``, or a fixed one.
+
+    Args:
+        init_variance: where σ² starts.
+        trainable: False keeps it there, which makes the loss a squared error with a constant weight.
+    """
+
+    def __init__(self, init_variance: float = 0.1, trainable: bool = True):
+        super().__init__()
+        if not init_variance > 0:
+            raise ValueError(f"the variance of the likelihood must be positive, got {init_variance}")
+        self.log_variance = nn.Parameter(torch.tensor(math.log(init_variance)), requires_grad=trainable)
+
+    def forward(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> ReconstructionLoss:
+        """``output``, ``target`` (B, ...) float; ``mask`` bool, broadcastable to them, True = real."""
+        error = _squared_error(output, target, mask)
+        scale = error.world_size / error.total_examples.to(error.local_sum.dtype)
+        values_per_example = (error.total_values / error.total_examples).to(error.local_sum.dtype)
+        loss = 0.5 * (
+            values_per_example * self.log_variance + scale * error.local_sum * torch.exp(-self.log_variance)
+        )
+        return ReconstructionLoss(loss, (error.total_sum / error.total_values).float())
+
+
+LIKELIHOODS = {
+    "arelbo": lambda variance: ArelboLikelihood(),
+    "gaussian": lambda variance: GaussianLikelihood(variance, trainable=True),
+    "fixed": lambda variance: GaussianLikelihood(variance, trainable=False),
+}
+
+
+def build_likelihood(name: str, init_variance: float) -> nn.Module:
+    """``arelbo``, ``gaussian`` (trainable variance) or ``fixed``.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in LIKELIHOODS:
+        raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {name!r}")
+    return LIKELIHOODS[name](init_variance)

@@ -1,0 +1,154 @@
+"""Parts of the networks: convolutional encoder, time jitter, recurrent decoder.
+
+The published speech network (sony/sqvae, after van Niekerk et al., arXiv 2005.09409). Convolutions over time are
+written as 2-D ones of height 1 in channels-last memory: oneDNN and cuDNN run these faster than 1-D convolutions, and
+the latents come out channels last without a copy.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """(B,) int64 lengths -> (B, size) bool, True at the first ``length`` positions."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class ConvEncoder(nn.Module):
+    """Log-mel frames to latents at half their rate.
+
+    Five convolutions, each with batch normalisation and ReLU, then a 1x1 convolution: k3 without padding (so a
+    frame is lost at either end), k3, k4 with stride 2, k3, k3. Unit u is computed from the mel frames 2u - 6 to
+    2u + 9 (16 frames, its receptive field), centred between frames 2u + 1 and 2u + 2.
+
+    Args:
+        in_channels: n_mels.
+        channels: width.
+        out_channels: of the head.
+    """
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int):
+        super().__init__()
+
+        def block(inputs: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
+            conv = nn.Conv2d(inputs, channels, (1, kernel), (1, stride), (0, padding), bias=False)
+            return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+        self.blocks = nn.ModuleList(
+            [
+                block(in_channels, 3, 1, 0),
+                block(channels, 3, 1, 1),
+                block(channels, 4, 2, 1),
+                block(channels, 3, 1, 1),
+                block(channels, 3, 1, 1),
+            ]
+        )
+        self.head = nn.Conv2d(channels, out_channels, 1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @staticmethod
+    def num_units(num_frames):
+        """Units of so many frames (an int or an int64 tensor): ``(frames - 2) // 2``."""
+        return (num_frames - 2) // 2
+
+    def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Encode.
+
+        Args:
+            mel: (B, n_mels, T) float32.
+            lengths: (B,) int64 real frames; the rest is padding of any content. Each example's latents are then
+                what they would be alone: frames beyond its end are zeroed after every ReLU.
+
+        Returns:
+            (B, (T - 2) // 2, out_channels).
+        """
+        # with an odd number of frames the last one has no partner; it must not leak into the last unit
+        usable = mel.shape[-1] - mel.shape[-1] % 2
+        x = mel[..., :usable].unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        remaining = None if lengths is None else lengths - lengths % 2
+        if remaining is not None:
+            x = self._blank(x, remaining)
+        for position, block in enumerate(self.blocks):
+            x = block(x)
+            if remaining is not None:
+                if position == 0:
+                    remaining = remaining - 2
+                elif position == 2:
+                    remaining = remaining // 2
+                x = self._blank(x, remaining)
+        return self.head(x).squeeze(2).transpose(1, 2)
+
+    @staticmethod
+    def _blank(x: Tensor, lengths: Tensor) -> Tensor:
+        return x.masked_fill(~length_mask(lengths, x.shape[-1])[:, None, None], 0.0)
+
+
+class TimeJitter(nn.Module):
+    """Replaces each position by its left or right neighbour with probability p/2 each, in training only.
+
+    Chorowski et al., arXiv 1901.08810. The first position has no left neighbour and the last no right one: there
+    the draw that would leave the sequence keeps the position.
+
+    Raises:
+        ValueError: a probability outside [0, 1].
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise ValueError(f"jitter must be a probability in [0, 1], got {probability}")
+        self.probability = probability
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); with ``lengths`` (B,) nothing is taken from beyond an example's end."""
+        if not self.training or self.probability == 0:
+            return x
+        batch_size, size, dim = x.shape
+        draw = torch.rand(batch_size, size, device=x.device)
+        half = self.probability / 2
+        step = (draw >= 1 - half).long() - (draw < half).long()
+        source = torch.arange(size, device=x.device) + step
+        last = torch.full((batch_size, 1), size - 1, device=x.device) if lengths is None else lengths[:, None] - 1
+        source = source.clamp(min=0).minimum(last.clamp(min=0))
+        return x.gather(1, source[..., None].expand(-1, -1, dim))
+
+
+class RecurrentDecoder(nn.Module):
+    """Quantized latents and a speaker to log-mel frames at twice the rate: a 2-layer bidirectional GRU.
+
+    Args:
+        dim: of the latents.
+        num_speakers: size of the embedding table.
+        speaker_dim: of the speaker embedding, put beside every latent.
+        hidden: GRU width of one direction.
+        n_mels: of the output.
+    """
+
+    def __init__(self, dim: int, num_speakers: int, speaker_dim: int, hidden: int, n_mels: int):
+        super().__init__()
+        self.speaker_embedding = nn.Embedding(num_speakers, speaker_dim)
+        self.rnn = nn.GRU(dim + speaker_dim, hidden, num_layers=2, batch_first=True, bidirectional=True)
+        self.output = nn.Linear(2 * hidden, n_mels)
+
+    def forward(self, quantized: Tensor, speaker: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Decode.
+
+        Args:
+            quantized: (B, U, D).
+            speaker: (B,) int64.
+            lengths: (B,) int64 real units. Packed, so that the backward direction starts at each example's end.
+
+        Returns:
+            (B, n_mels, 2U), zero beyond an example's end.
+        """
+        x = quantized.repeat_interleave(2, dim=1)
+        identity = self.speaker_embedding(speaker)[:, None].expand(-1, x.shape[1], -1)
+        x = torch.cat((x, identity), dim=-1)
+        if lengths is None:
+            return self.output(self.rnn(x)[0]).transpose(1, 2)
+        frames = 2 * lengths
+        packed = pack_padded_sequence(x, frames.cpu(), batch_first=True, enforce_sorted=False)
+        hidden, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
+        mel = self.output(hidden).transpose(1, 2)
+        return mel.masked_fill(~length_mask(frames, x.shape[1])[:, None], 0.0)

@@ -1,0 +1,191 @@
+"""The speech model: encoder, quantizer, speaker-conditioned decoder, likelihood."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sqvae_speech.models.likelihoods import build_likelihood
+from sqvae_speech.models.modules import ConvEncoder, RecurrentDecoder, TimeJitter, length_mask
+from sqvae_speech.quantization import QuantizerConfig, QuantizerOutput, build_quantizer
+
+
+@dataclass(frozen=True)
+class SpeechModelConfig:
+    """Sizes of the published network, and its quantizer.
+
+    Attributes:
+        channels: width of the convolutions (768 in the paper's code).
+        speaker_dim: of the speaker embedding.
+        decoder_hidden: GRU width of one direction.
+        jitter: probability of the time jitter.
+        likelihood: ``arelbo``, ``gaussian`` (trainable variance) or ``fixed``.
+        likelihood_variance: where the variance of the last two starts (and stays).
+        quantizer: which quantizer.
+    """
+
+    channels: int = 768
+    speaker_dim: int = 64
+    decoder_hidden: int = 128
+    jitter: float = 0.5
+    likelihood: str = "arelbo"
+    likelihood_variance: float = 0.1
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+
+class SpeechOutput(NamedTuple):
+    """Of a training or validation pass.
+
+    Attributes:
+        loss: scalar, reconstruction plus latent loss, nats per example.
+        reconstruction_loss: scalar.
+        mse: detached mean squared error of the normalised log-mel over the real values of the global batch.
+        quantization: the quantizer's output.
+        reconstruction: (B, n_mels, 2U).
+        target: (B, n_mels, 2U), the input less a frame at each end.
+        mask: (B, U) bool, the real units, or None when all are.
+    """
+
+    loss: Tensor
+    reconstruction_loss: Tensor
+    mse: Tensor
+    quantization: QuantizerOutput
+    reconstruction: Tensor
+    target: Tensor
+    mask: Tensor | None
+
+
+class Units(NamedTuple):
+    """``indices`` (B, U) int64, zero beyond an utterance's end; ``lengths`` (B,) int64."""
+
+    indices: Tensor
+    lengths: Tensor
+
+
+class SpeechModel(nn.Module):
+    """Quantized autoencoder of log-mel frames, one unit every two frames.
+
+    Args:
+        config: sizes and quantizer.
+        n_mels: of the input.
+        num_speakers: that the decoder can speak as.
+
+    Raises:
+        ValueError: a setting that is out of range.
+    """
+
+    frames_per_unit = 2
+    first_frame = 1  # the mel frame that unit 0's first output frame stands for
+    num_codebooks = 1
+
+    def __init__(self, config: SpeechModelConfig, n_mels: int, num_speakers: int):
+        super().__init__()
+        self.config = config
+        self.n_mels = n_mels
+        self.quantizer = build_quantizer(config.quantizer)
+        dim = config.quantizer.dim
+        self.encoder = ConvEncoder(n_mels, config.channels, dim + self.quantizer.log_var_channels)
+        self.jitter = TimeJitter(config.jitter)
+        self.decoder = RecurrentDecoder(dim, num_speakers, config.speaker_dim, config.decoder_hidden, n_mels)
+        self.likelihood = build_likelihood(config.likelihood, config.likelihood_variance)
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.quantizer.codebook_size
+
+    def num_units(self, num_frames):
+        """Units of so many mel frames: an int or an int64 tensor."""
+        return self.encoder.num_units(num_frames)
+
+    def forward(
+        self,
+        mel: Tensor,
+        speaker: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        sample: bool | None = None,
+    ) -> SpeechOutput:
+        """Encode, quantize, decode and score a batch.
+
+        Args:
+            mel: (B, n_mels, T) float32.
+            speaker: (B,) int64.
+            lengths: (B,) int64 real frames; None when all are.
+            temperature: of the quantizer's relaxation.
+            sample: see :class:`sqvae_speech.quantization.Quantizer`.
+        """
+        z, log_var, unit_lengths = self._encode(mel, lengths)
+        mask = None if unit_lengths is None else length_mask(unit_lengths, z.shape[1])
+        quantization = self.quantizer(z, log_var, temperature=temperature, mask=mask, sample=sample)
+        latents = self.jitter(quantization.quantized, unit_lengths)
+        reconstruction = self.decoder(latents, speaker, unit_lengths)
+        target = self.target(mel)
+        frame_mask = None if mask is None else mask.repeat_interleave(2, dim=1)[:, None]
+        score = self.likelihood(reconstruction, target, frame_mask)
+        return SpeechOutput(
+            loss=score.loss + quantization.loss,
+            reconstruction_loss=score.loss.detach(),
+            mse=score.mse,
+            quantization=quantization,
+            reconstruction=reconstruction,
+            target=target,
+            mask=mask,
+        )
+
+    def target(self, mel: Tensor) -> Tensor:
+        """The frames that the model reconstructs: (B, n_mels, T) -> (B, n_mels, 2U), a frame less at each end."""
+        return mel[..., 1 : 1 + 2 * self.num_units(mel.shape[-1])]
+
+    def latents(self, mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, U, D) and the head's log-variance, or None without a head."""
+        return self._encode(mel, lengths)[:2]
+
+    @torch.no_grad()
+    def encode(self, mel: Tensor, lengths: Tensor | None = None) -> Units:
+        """Units of log-mel frames: (B, n_mels, T) -> ``Units``. Deterministic; batch equals single in eval mode."""
+        z, log_var, unit_lengths = self._encode(mel, lengths)
+        indices = self.quantizer.encode(z, log_var)
+        if unit_lengths is None:
+            return Units(indices, torch.full((len(mel),), z.shape[1], device=mel.device))
+        return Units(indices.masked_fill(~length_mask(unit_lengths, z.shape[1]), 0), unit_lengths)
+
+    @torch.no_grad()
+    def posterior(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """``q(k | z)`` of every unit: (B, n_mels, T) -> (B, U, K)."""
+        return self.quantizer.posterior(*self.latents(mel, lengths))
+
+    @torch.no_grad()
+    def decode(self, indices: Tensor, speaker: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Log-mel of units in a speaker's voice: (B, U) int64, (B,) int64, unit lengths (B,) -> (B, n_mels, 2U)."""
+        return self.decoder(self.quantizer.decode(indices), speaker, lengths)
+
+    @torch.no_grad()
+    def reconstruct(
+        self, mel: Tensor, speaker: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode and decode: reconstruction and target (B, n_mels, 2U), and unit lengths (B,)."""
+        units = self.encode(mel, lengths)
+        decode_lengths = None if lengths is None else units.lengths
+        return self.decode(units.indices, speaker, decode_lengths), self.target(mel), units.lengths
+
+    def _encode(self, mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Latents, log-variance and unit lengths."""
+        if mel.dim() != 3 or mel.shape[1] != self.n_mels:
+            raise ValueError(f"mel must be (B, {self.n_mels}, T), got {tuple(mel.shape)}")
+        if mel.shape[-1] < 4:
+            raise ValueError(f"the shortest mel that gives a unit has 4 frames, got {mel.shape[-1]}")
+        unit_lengths = None if lengths is None else self.num_units(lengths)
+        head = self.encoder(mel, lengths)
+        z, log_var = head[..., : self.config.quantizer.dim], head[..., self.config.quantizer.dim :]
+        if self.quantizer.log_var_channels == 0:
+            return z, None, unit_lengths
+        if self.quantizer.log_var_per_example:  # the head is one value a position: its mean over the real ones
+            if unit_lengths is None:
+                log_var = log_var.mean(dim=1, keepdim=True)
+            else:
+                mask = length_mask(unit_lengths, z.shape[1])[..., None]
+                count = unit_lengths.clamp(min=1)[:, None, None]
+                log_var = log_var.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True) / count
+        return z, log_var, unit_lengths
