@@ -33,8 +33,8 @@ class LogMel(nn.Module):
 
     An utterance's mel is the same alone and in any batch: it is padded at its own end, and its dynamic range counts
     from its own largest value. The arithmetic is float64 and rounded once, at the end: the Fourier transform's error
-    in float32 is relative to a frame's loudest bin, and changed the logarithm of bands that resampling leaves empty by
-    up to 1.3. Gradients flow to ``wav``. Silence gives the floor that ``clamp`` sets, never NaN.
+    in float32 is relative to a frame's loudest bin, and changed the logarithm of bands that resampling leaves empty
+    by up to 1.3. Gradients flow to ``wav``. Silence gives the floor that ``clamp`` sets, never NaN.
 
     Args:
         spec: the settings.
