@@ -1,4 +1,7 @@
-"""Reconstruction losses: negative log-likelihoods of the data given the decoder's output, in nats per example."""
+"""Reconstruction losses: negative log-likelihoods of the data given the decoder's output, in nats per example.
+
+In training mode sums run over all processes (every one has to take part); in evaluation mode over the caller's batch.
+"""
 
 import math
 from typing import NamedTuple
@@ -25,7 +28,7 @@ class _SquaredError(NamedTuple):
     world_size: int
 
 
-def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None) -> _SquaredError:
+def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None, synchronize: bool) -> _SquaredError:
     error = (output.float() - target.float()).square()
     if mask is not None:
         error = error.masked_fill(~mask, 0.0)
@@ -37,7 +40,7 @@ def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None) -> _Squa
         (local.detach().double(), values.double(), torch.tensor(float(len(output)), device=error.device).double())
     )
     world_size = 1
-    if dist.is_available() and dist.is_initialized():
+    if synchronize and dist.is_available() and dist.is_initialized():
         dist.all_reduce(totals)
         world_size = dist.get_world_size()
     return _SquaredError(local, totals[0], totals[1].clamp(min=1.0), totals[2], world_size)
@@ -53,7 +56,7 @@ class ArelboLikelihood(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> ReconstructionLoss:
         """``output``, ``target`` (B, ...) float; ``mask`` bool, broadcastable to them, True = real."""
-        error = _squared_error(output, target, mask)
+        error = _squared_error(output, target, mask, self.training)
         mse = (error.total_sum / error.total_values).clamp(min=1e-12)
         values_per_example = error.total_values / error.total_examples
         # d/dθ (D/2) log MSE = D/2 · ∇(sum) / (values · MSE); the first term has the value, the second the gradient
@@ -78,7 +81,7 @@ class GaussianLikelihood(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> ReconstructionLoss:
         """``output``, ``target`` (B, ...) float; ``mask`` bool, broadcastable to them, True = real."""
-        error = _squared_error(output, target, mask)
+        error = _squared_error(output, target, mask, self.training)
         scale = error.world_size / error.total_examples.to(error.local_sum.dtype)
         values_per_example = (error.total_values / error.total_examples).to(error.local_sum.dtype)
         loss = 0.5 * (

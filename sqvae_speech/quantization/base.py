@@ -98,6 +98,14 @@ class Quantizer(nn.Module, ABC):
     def decoding_codebook(self) -> Tensor:
         """(K, D) the vectors that indices decode to."""
 
+    @torch.no_grad()
+    def set_codebook(self, vectors: Tensor) -> None:
+        """Replace the codebook by ``vectors`` (K, D)."""
+        codebook = self.get_parameter("codebook")
+        if vectors.shape != codebook.shape:
+            raise ValueError(f"the codebook is {tuple(codebook.shape)}, got {tuple(vectors.shape)}")
+        codebook.copy_(vectors)
+
     def forward(
         self,
         z: Tensor,

@@ -58,6 +58,14 @@ class VectorQuantizer(Quantizer):
     def decoding_codebook(self) -> Tensor:
         return self.codebook
 
+    @torch.no_grad()
+    def set_codebook(self, vectors: Tensor) -> None:
+        """Replace the codebook by ``vectors`` (K, D), and start the moving averages there."""
+        super().set_codebook(vectors)
+        if self.codebook_update == "ema":
+            self.counts_ema.fill_(1.0)
+            self.sums_ema.copy_(vectors)
+
     def _quantize(self, rows: Rows, temperature: float, sample: bool) -> QuantizerOutput:
         codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
         indices = self._nearest(rows)

@@ -1,0 +1,114 @@
+"""Checkpoints of a run: whole or absent, and enough to go on as if never interrupted.
+
+``checkpoints/step-00002000/`` holds the model as inference loads it (``config.json``, ``model.safetensors``), the
+run's ``config.yaml``, and ``training_state.pt`` (optimiser, schedule, random states of every process, data
+position), which is read with ``weights_only=True``. ``latest`` and ``best`` are text files that name a folder.
+"""
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sqvae_speech.errors import UserError
+from sqvae_speech.models.pretrained import SpeechBundle, save_speech_model
+
+STATE_NAME = "training_state.pt"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its name and rename it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def random_states() -> dict[str, Any]:
+    """The states of the generators that training draws from: torch's. The loader draws from its position alone."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """The inverse of :func:`random_states`."""
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+        exp_dir: of the run.
+        keep: how many of the latest to keep.
+        keep_steps: steps that are kept for good.
+    """
+
+    def __init__(self, exp_dir: Path, keep: int, keep_steps: Collection[int] = ()):
+        self.directory = exp_dir / "checkpoints"
+        self.keep = keep
+        self.keep_steps = frozenset(keep_steps)
+
+    def latest(self) -> Path | None:
+        """The folder to resume from, or None."""
+        return self._named("latest")
+
+    def save(self, bundle: SpeechBundle, config_yaml: str, state: dict[str, Any], *, best: bool = False) -> Path:
+        """Write a checkpoint, then delete those that are no longer kept.
+
+        An error, a full disk among them, leaves the earlier checkpoints and pointers as they were.
+        """
+        final = self.directory / f"step-{bundle.step:08d}"
+        partial = self.directory / f".{final.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            save_speech_model(partial, bundle)
+            (partial / "config.yaml").write_text(config_yaml, encoding="utf-8")
+            torch.save(state, partial / STATE_NAME)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(final, ignore_errors=True)  # the same step saved twice, after a resume
+        partial.rename(final)
+        write_text(self.directory / "latest", final.name + "\n")
+        if best:
+            write_text(self.directory / "best", final.name + "\n")
+        self._prune()
+        return final
+
+    def load_state(self, checkpoint: Path) -> dict[str, Any]:
+        """Read ``training_state.pt`` of a checkpoint.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            return torch.load(checkpoint / STATE_NAME, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise UserError(f"{checkpoint} cannot be resumed from: it has no {STATE_NAME}") from None
+        except Exception as error:  # torch.load raises whatever the damage makes it stumble over
+            raise UserError(
+                f"{checkpoint / STATE_NAME} is damaged ({type(error).__name__}): write the name of an earlier "
+                f"checkpoint into {self.directory / 'latest'}"
+            ) from error
+
+    def _named(self, pointer: str) -> Path | None:
+        path = self.directory / pointer
+        if not path.is_file():
+            return None
+        target = self.directory / path.read_text(encoding="utf-8").strip()
+        return target if target.is_dir() else None
+
+    def _prune(self) -> None:
+        folders = sorted(self.directory.glob("step-*"))
+        keep = {*folders[-self.keep :], self._named("best"), self._named("latest")}
+        for folder in folders:
+            if folder not in keep and int(folder.name.removeprefix("step-")) not in self.keep_steps:
+                shutil.rmtree(folder)

@@ -1,0 +1,74 @@
+"""Metrics of a run: one JSON line a record, the same to TensorBoard, and curves drawn from the file."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from sqvae_speech.plots import plot_curves
+
+# (figure, the metrics in it): what shows whether a run anneals as it should
+CURVES = {
+    "annealing": ("train/entropy", "train/variance", "train/kappa", "train/temperature"),
+    "codebook": ("train/perplexity", "valid/perplexity", "train/usage", "valid/usage"),
+    "losses": ("train/loss", "train/reconstruction_loss", "train/kl_discrete", "train/kl_continuous"),
+    "error": ("train/mse", "valid/mse", "valid/db2"),
+}
+
+
+class MetricsLog:
+    """Appends metrics to ``metrics.jsonl`` and TensorBoard.
+
+    Args:
+        exp_dir: of the run.
+        resume_step: records after this step, written before an interruption, are dropped.
+    """
+
+    def __init__(self, exp_dir: Path, resume_step: int = 0):
+        self.path = exp_dir / "metrics.jsonl"
+        self.plots_dir = exp_dir / "plots"
+        if self.path.exists():
+            kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
+            partial = self.path.with_suffix(".jsonl.partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(partial, self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(exp_dir / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Record ``metrics`` of ``split`` (``train`` or ``valid``) at ``step``."""
+        self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+
+    def plot(self) -> None:
+        """Draw the curves of the run so far as PNGs under ``plots/``."""
+        rows = read_metrics(self.path)
+        for figure, names in CURVES.items():
+            curves = {}
+            for name in names:
+                split, metric = name.split("/")
+                points = [(row["step"], row[metric]) for row in rows if row["split"] == split and metric in row]
+                if points:
+                    steps, values = zip(*points, strict=True)
+                    curves[name] = (steps, values)
+            if curves:
+                plot_curves(self.plots_dir / f"{figure}.png", curves)
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.jsonl``; a last line cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

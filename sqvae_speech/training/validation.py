@@ -1,0 +1,101 @@
+"""Validation on whole utterances, shared out over processes."""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sqvae_speech.audio.melspec import MelSpec
+from sqvae_speech.models.speech import SpeechModel
+from sqvae_speech.plots import plot_code_histogram, plot_mels
+from sqvae_speech.quantization import CodebookStatistics
+
+
+@torch.no_grad()
+def validate(
+    model: SpeechModel,
+    batches: Iterable[dict[str, Any]],
+    *,
+    temperature: float,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    dynamic_range: float | None = None,
+    plots_dir: Path | None = None,
+    num_plots: int = 0,
+    mel_spec: MelSpec | None = None,
+) -> dict[str, float]:
+    """Score a model in evaluation mode.
+
+    Args:
+        model: not wrapped; left in the mode it was in.
+        batches: of ``batch_utterances``.
+        temperature: of the sampled pass; without effect on hard draws.
+        device: where the model is.
+        rank: this process takes batch ``rank`` and every ``world_size``-th after it.
+        world_size: processes that share the work; totals are summed over all.
+        dynamic_range: of a normalised dB mel; adds ``db2``, the squared error in dB².
+        plots_dir: where mels and the code histogram are drawn; None draws nothing.
+        num_plots: how many utterances are drawn, the first ones.
+        mel_spec: for the time axis of plots.
+
+    Returns:
+        ``loss`` and ``loss_sampled`` (codes drawn from the posterior) in nats per utterance; ``mse``;
+        ``db2``, ``perplexity`` and ``usage`` of hard choices, ``entropy`` of the posterior a unit.
+    """
+    was_training = model.training
+    model.eval()
+    statistics = CodebookStatistics(model.codebook_size)
+    names = ("loss", "loss_sampled", "examples", "squared_error", "values", "entropy", "units")
+    totals = dict.fromkeys(names, 0.0)
+    drawn = 0
+    for batch in islice(batches, rank, None, world_size):
+        mel, speaker, lengths = (batch[name].to(device) for name in ("mel", "speaker", "lengths"))
+        out = model(mel, speaker, lengths)
+        sampled = model(mel, speaker, lengths, temperature=temperature, sample=True)
+        unit_lengths = model.num_units(lengths)
+        statistics.update(out.quantization.indices, out.mask)
+        examples, units = len(mel), int(unit_lengths.sum())
+        values = units * model.frames_per_unit * mel.shape[1]
+        for name, value in (
+            ("loss", out.loss.item() * examples),
+            ("loss_sampled", sampled.loss.item() * examples),
+            ("examples", examples),
+            ("squared_error", out.mse.item() * values),
+            ("values", values),
+            ("entropy", out.quantization.metrics["entropy"].item() * units),
+            ("units", units),
+        ):
+            totals[name] += value
+        if plots_dir is not None:
+            for i in range(min(num_plots - drawn, examples)):
+                frames = model.frames_per_unit * int(unit_lengths[i])
+                pair = {
+                    f"{batch['utterance_id'][i]}: target": out.target[i, :, :frames].cpu(),
+                    "reconstruction": out.reconstruction[i, :, :frames].cpu(),
+                }
+                plot_mels(plots_dir / f"mel-{batch['utterance_id'][i]}.png", pair, mel_spec)
+                drawn += 1
+    if world_size > 1:
+        summed = torch.tensor([totals[name] for name in names], dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(summed)
+        totals = dict(zip(names, summed.tolist(), strict=True))
+        statistics.counts = statistics.counts.to(device)
+        statistics.synchronize()
+    if plots_dir is not None:
+        plot_code_histogram(plots_dir / "codes.png", statistics.counts.cpu())
+    model.train(was_training)
+    mse = totals["squared_error"] / max(totals["values"], 1.0)
+    scores = {
+        "loss": totals["loss"] / max(totals["examples"], 1.0),
+        "loss_sampled": totals["loss_sampled"] / max(totals["examples"], 1.0),
+        "mse": mse,
+        "perplexity": statistics.perplexity,
+        "usage": statistics.usage,
+        "entropy": totals["entropy"] / max(totals["units"], 1.0),
+    }
+    if dynamic_range is not None:
+        scores["db2"] = dynamic_range**2 * mse
+    return scores
