@@ -1,0 +1,21 @@
+"""Corpora: each ``prepare_<name>`` turns recordings on disk into Kaldi data directories, one a split."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sqvae_speech.data.corpora import fsdd, mini, vctk
+from sqvae_speech.data.corpora.common import Preparation
+
+
+class Corpus(NamedTuple):
+    """A corpus that the project knows: how to prepare it, and what ``corpus`` has to be."""
+
+    prepare: Callable[..., Preparation]
+    what: str
+
+
+CORPORA = {
+    "fsdd": Corpus(fsdd.prepare_fsdd, fsdd.WHAT),
+    "mini": Corpus(mini.prepare_mini, mini.WHAT),
+    "vctk": Corpus(vctk.prepare_vctk, vctk.WHAT),
+}

@@ -1,0 +1,161 @@
+"""VCTK: 110 English speakers, about 400 sentences each, 48 kHz (CSTR, https://doi.org/10.7488/ds/2645, CC BY 4.0).
+
+Two layouts are in use, and both are read:
+
+- 0.92: ``wav48_silence_trimmed/p225/p225_001_mic1.flac`` (and ``_mic2``), ``txt/p225/p225_001.txt``;
+- 0.80: ``wav48/p225/p225_001.wav``, ``txt/p225/p225_001.txt``.
+"""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sqvae_speech.audio.wav import wav_info
+from sqvae_speech.data.corpora.common import LeftOut, Preparation, existing_corpus, refuse_damage, write_splits
+from sqvae_speech.data.files import read_text
+from sqvae_speech.data.ids import check_id
+from sqvae_speech.data.kaldi import Interval, Utterance
+from sqvae_speech.data.splits import SPLITS, Item, split_by_sentence
+from sqvae_speech.errors import UserError
+
+MICS = ("mic1", "mic2")
+WHAT = "the folder of VCTK that has `wav48_silence_trimmed/` (0.92) or `wav48/` (0.80), and `txt/`"
+
+
+def prepare_vctk(
+    corpus: str | Path,
+    output: str | Path,
+    *,
+    mic: str = "mic1",
+    fraction: float = 0.05,
+    seed: int = 0,
+    require_text: bool = True,
+    max_bad: int = 0,
+    progress: bool = True,
+    ali: Mapping[str, tuple[Interval, ...]] | None = None,
+) -> Preparation:
+    """Write ``output/{train,dev,test}`` from VCTK, or any corpus in its layout; recordings stay where they are.
+
+    Splits by :func:`sqvae_speech.data.splits.split_by_sentence`: all speakers are in train; dev and test each get
+    about ``fraction`` of every speaker's sentences, and no text that is read in one split is read in another (the
+    24 sentences of the rainbow passage and the elicitation paragraph are read by nearly all speakers).
+
+    Utterance ids are ``p225-001``. Left out, with the reason in ``output/left_out.txt``: the other microphone's
+    recordings; speakers that have no recording of ``mic`` (p280 and p315 have no mic2); recordings without transcript
+    (all of p315's) unless ``require_text`` is False; file names of another form.
+
+    Args:
+        corpus: the corpus' folder, or the folder that holds it.
+        output: folder for the data directories.
+        mic: ``mic1`` (omni-directional) or ``mic2`` (small diaphragm condenser), for the 0.92 layout.
+        fraction: part of each speaker's utterances for dev, and for test.
+        seed: of the splits.
+        require_text: leave out recordings without transcript; if False, all are taken and no ``text`` is written.
+        max_bad: recordings that may be unreadable or empty.
+        progress: show a progress bar.
+        ali: intervals by utterance id, for corpora that have them.
+
+    Raises:
+        UserError: no such corpus, not this layout, an unknown ``mic``, more than ``max_bad`` damaged recordings.
+    """
+    if mic not in MICS:
+        raise UserError(f"unknown microphone {mic!r}; VCTK 0.92 has {' and '.join(MICS)} (--mic)")
+    root, audio = _layout(existing_corpus(corpus, WHAT))
+    if require_text and not (root / "txt").is_dir():
+        raise UserError(f"{root} has no txt/ folder; --corpus takes {WHAT}. Without transcripts: --no-text")
+    left_out: list[LeftOut] = []
+    chosen = _choose(audio, mic if audio.name != "wav48" else None, left_out)
+    utterances: list[Utterance] = []
+    items: list[Item] = []
+    for path in tqdm(chosen, desc=f"reading {audio.name}", unit="recording", disable=not progress):
+        name = str(path.relative_to(root))
+        speaker, sentence = path.parent.name, _sentence(path)
+        utterance_id = f"{speaker}-{sentence}"
+        text = _transcript(root / "txt" / speaker / f"{speaker}_{sentence}.txt") if require_text else None
+        if require_text and not text:
+            left_out.append(LeftOut(name, "no transcript in txt/"))
+            continue
+        try:
+            check_id(speaker, name, "speaker")
+            info = wav_info(path)
+            if info.num_samples == 0:
+                raise UserError(f"{path}: the recording is empty (0 samples)")
+        except UserError as error:
+            left_out.append(LeftOut(name, str(error), damaged=True))
+            continue
+        utterances.append(
+            Utterance(
+                utterance_id,
+                speaker,
+                str(path.resolve()),
+                duration=info.num_samples / info.sample_rate,
+                text=text,
+                ali=(ali or {}).get(utterance_id, ()),
+            )
+        )
+        items.append(Item(utterance_id, speaker, _normalised(text) if text else sentence))
+    refuse_damage(left_out, max_bad)
+    split_of = split_by_sentence(items, fraction, seed)
+    splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
+    for utterance in utterances:
+        splits[split_of[utterance.utterance_id]].append(utterance)
+    return write_splits(splits, left_out, output)
+
+
+def _layout(path: Path) -> tuple[Path, Path]:
+    """Return the corpus' root and its folder of recordings; both may lie a folder deeper than ``path``."""
+    for root in (path, *sorted(child for child in path.iterdir() if child.is_dir())):
+        for name in ("wav48_silence_trimmed", "wav48"):
+            if (root / name).is_dir():
+                return root, root / name
+    found = ", ".join(sorted(child.name for child in path.iterdir())[:6]) or "nothing"
+    raise UserError(f"{path} is not VCTK (found {found}); --corpus takes {WHAT}")
+
+
+def _sentence(path: Path) -> str:
+    return re.sub(r"_mic[12]$", "", path.stem)[len(path.parent.name) + 1 :]
+
+
+def _choose(audio: Path, mic: str | None, left_out: list[LeftOut]) -> list[Path]:
+    """Return one recording an utterance, sorted; what is not chosen goes to ``left_out``."""
+    suffix = f"_{mic}" if mic else ""
+    chosen, others = [], defaultdict(list)
+    for path in sorted(path for path in audio.glob("*/*") if path.suffix in (".flac", ".wav")):
+        name = str(path.relative_to(audio.parent))
+        speaker = re.escape(path.parent.name)
+        if re.fullmatch(rf"{speaker}_[^_.\s]+{suffix}", path.stem):
+            chosen.append(path)
+        elif mic and re.fullmatch(rf"{speaker}_[^_.\s]+_mic[12]", path.stem):
+            others[path.parent.name, _sentence(path)].append(name)
+        else:
+            form = f"{{speaker}}_{{sentence}}{suffix}"
+            left_out.append(LeftOut(name, f"file name is not {form}{path.suffix}"))
+    have = {(path.parent.name, _sentence(path)) for path in chosen}
+    speakers = {path.parent.name for path in chosen}
+    for (speaker, sentence), names in others.items():
+        reason = "other microphone"
+        if (speaker, sentence) not in have:
+            reason = f"not recorded with {mic}" if speaker in speakers else f"speaker has no recording of {mic}"
+        left_out += [LeftOut(name, reason) for name in names]
+    if not chosen:
+        example = next((item.name for item in left_out), "no wav or flac")
+        raise UserError(
+            f"{audio} has no recording named {{speaker}}/{{speaker}}_{{sentence}}{suffix} (found {example})"
+        )
+    duplicates = [path for path, after in itertools.pairwise(chosen) if path.stem == after.stem]
+    for path in duplicates:
+        raise UserError(f"duplicate recording {path.stem!r}: {path.name} in two formats in {path.parent}; keep one")
+    return chosen
+
+
+def _transcript(path: Path) -> str:
+    return " ".join(read_text(path).split()) if path.is_file() else ""
+
+
+def _normalised(text: str) -> str:
+    """Return the words alone, so that punctuation and case do not make two sentences of one."""
+    return " ".join(re.findall(r"[\w']+", text.lower()))

@@ -1,0 +1,44 @@
+"""Writing files beside their name, so that a name always stands for a whole file."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqvae_speech.errors import UserError
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` to write to, and rename it to ``path`` if the block succeeds.
+
+    The temporary file is removed when the block raises. Its name carries the process id, so two processes that
+    write the same file leave one of the two whole, never a mixture.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` (UTF-8, line ends as they are) to ``path``, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file.
+
+    Raises:
+        UserError: the file does not exist or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}: {error.reason}); convert it with iconv") from None

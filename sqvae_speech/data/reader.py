@@ -1,0 +1,187 @@
+"""Reading utterances back from shards: any of them in any order, or all in the order of the manifest."""
+
+import io
+import json
+import mmap
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sqvae_speech.data.index import Entry, ShardIndex
+from sqvae_speech.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class UtteranceMel:
+    """An utterance read from a shard.
+
+    Attributes:
+        utterance_id, speaker: ids.
+        mel: (n_mels, T) float32.
+        peak: largest absolute sample of its wav, linear, before any normalisation.
+        meta: the sample's ``json``: num_frames, num_samples, sample_rate, text and ali where known, ...
+    """
+
+    utterance_id: str
+    speaker: str
+    mel: np.ndarray
+    peak: float
+    meta: dict[str, Any]
+
+
+class ShardReader:
+    """Random access to the utterances of an index, through memory maps of its shards.
+
+    Nothing is kept in this process but the maps; what is read often stays in the system's page cache, which all
+    processes of a machine share.
+    """
+
+    def __init__(self, index: ShardIndex):
+        self.index = index
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def mel(self, entry: Entry) -> np.ndarray:
+        """Return an utterance's mel, (n_mels, T), as a read-only view of the stored float32 or float16."""
+        offset, size = entry.mel
+        shard = self._map(entry.shard)
+        header = io.BytesIO(shard[offset : offset + min(size, 128)])
+        try:
+            np.lib.format.read_magic(header)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
+            if fortran or shape != (self.index.mel_spec.n_mels, entry.num_frames) or dtype != self.index.dtype:
+                raise ValueError(f"{shape} {dtype}")
+            count = shape[0] * shape[1]
+            return np.frombuffer(shard, dtype, count, offset + header.tell()).reshape(shape)
+        except ValueError as error:
+            name = self.index.shards[entry.shard].name
+            raise UserError(
+                f"{self.index.folder / name} does not hold the mel of {entry.utterance_id!r} where its list says "
+                f"({error}); remove it and run `sqvae-speech shards` again"
+            ) from None
+
+    def meta(self, entry: Entry) -> dict[str, Any]:
+        """Return an utterance's ``json``."""
+        offset, size = entry.json
+        return json.loads(self._map(entry.shard)[offset : offset + size])
+
+    def utterance(self, entry: Entry) -> UtteranceMel:
+        """Return an utterance with a float32 copy of its mel."""
+        meta = self.meta(entry)
+        mel = self.mel(entry).astype(np.float32)
+        return UtteranceMel(entry.utterance_id, entry.speaker, mel, meta["peak"], meta)
+
+    def _map(self, number: int) -> mmap.mmap:
+        if number not in self._maps:
+            with (self.index.folder / self.index.shards[number].name).open("rb") as file:
+                self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[number]
+
+
+def speaker_numbers(index: ShardIndex, speakers: Sequence[str] | None) -> dict[str, int]:
+    """Return ``{speaker: number}`` by ``speakers``, or by the index' own sorted list when that is None.
+
+    Raises:
+        UserError: the index has a speaker that is not in ``speakers``.
+    """
+    known = {speaker: number for number, speaker in enumerate(index.speakers if speakers is None else speakers)}
+    for speaker in index.speakers:
+        if speaker not in known:
+            listed = ", ".join(list(known)[:8]) + (", ..." if len(known) > 8 else "")
+            raise UserError(
+                f"speaker {speaker!r} of {index.folder} was not trained; known are {listed}"
+                f"{nearest(speaker, known)}. Use the splits that the model's corpus was prepared into"
+            )
+    return known
+
+
+def iterate_utterances(index_dir: str | Path | ShardIndex) -> Iterator[UtteranceMel]:
+    """Yield all utterances in the order of the manifest, one in memory at a time; a stream over webdataset.
+
+    Raises:
+        UserError: the index or a shard is missing or damaged.
+    """
+    import webdataset
+
+    index = index_dir if isinstance(index_dir, ShardIndex) else ShardIndex.load(index_dir)
+    # All of them, whichever process asks: no splitting by node or by worker.
+    stream = webdataset.WebDataset(
+        [str(path) for path in index.shard_paths()], shardshuffle=False, nodesplitter=None, workersplitter=None
+    )
+    found = 0
+    try:
+        for sample in stream.decode():
+            found += 1
+            meta = sample["json"]
+            mel = sample["mel.npy"].astype(np.float32)
+            yield UtteranceMel(meta["utterance_id"], meta["speaker"], mel, meta["peak"], meta)
+    except (tarfile.ReadError, KeyError, EOFError) as error:
+        raise UserError(
+            f"a shard of {index.folder} is damaged ({error}); `sqvae-speech validate {index.folder}` says which"
+        ) from None
+    if found != index.num_utterances:
+        raise UserError(
+            f"the shards of {index.folder} hold {found} utterances, index.json says {index.num_utterances}; "
+            f"`sqvae-speech validate {index.folder}` says which shard is damaged"
+        )
+
+
+def batch_utterances(
+    index_dir: str | Path | ShardIndex,
+    max_frames: int,
+    *,
+    speakers: Sequence[str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield all utterances once, whole, in zero-padded batches of similar lengths, the longest first.
+
+    Args:
+        index_dir: folder of shards, or its index.
+        max_frames: frames of a batch, padding included; an utterance that is longer alone is a batch of its own.
+        speakers: the order that numbers the speakers; by default the index' own.
+
+    Yields:
+        dict with ``mel`` (B, n_mels, T) float32, ``lengths`` (B,) int64, ``speaker`` (B,) int64, ``peak`` (B,)
+        float32, ``utterance_id`` and ``meta``, lists of B.
+
+    Raises:
+        UserError: the index or a shard is missing or damaged; a speaker that is not in ``speakers``.
+        ValueError: ``max_frames`` below 1.
+    """
+    if max_frames < 1:
+        raise ValueError(f"max_frames {max_frames}; at least 1 is needed")
+    index = index_dir if isinstance(index_dir, ShardIndex) else ShardIndex.load(index_dir)
+    numbers = speaker_numbers(index, speakers)
+    reader = ShardReader(index)
+    # Longest first: memory that is too small shows in the first batch, not in the last.
+    entries = sorted(index.entries(), key=lambda entry: (-entry.num_frames, entry.utterance_id))
+    start = 0
+    while start < len(entries):
+        size = max(1, max_frames // entries[start].num_frames)
+        batch = [reader.utterance(entry) for entry in entries[start : start + size]]
+        start += size
+        yield {
+            **pad([utterance.mel for utterance in batch]),
+            "speaker": torch.tensor([numbers[utterance.speaker] for utterance in batch]),
+            "peak": torch.tensor([utterance.peak for utterance in batch], dtype=torch.float32),
+            "utterance_id": [utterance.utterance_id for utterance in batch],
+            "meta": [utterance.meta for utterance in batch],
+        }
+
+
+def pad(mels: Sequence[np.ndarray], length: int | None = None) -> dict[str, Tensor]:
+    """Return ``mel`` (B, n_mels, T) float32, zero beyond each mel's own frames, and ``lengths`` (B,) int64.
+
+    Args:
+        mels: B arrays (n_mels, T_i).
+        length: T; by default the longest's.
+    """
+    length = max(mel.shape[1] for mel in mels) if length is None else length
+    out = np.zeros((len(mels), mels[0].shape[0], length), dtype=np.float32)
+    for row, mel in zip(out, mels, strict=True):
+        row[:, : mel.shape[1]] = mel
+    return {"mel": torch.from_numpy(out), "lengths": torch.tensor([mel.shape[1] for mel in mels])}

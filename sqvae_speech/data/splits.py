@@ -1,0 +1,63 @@
+"""Dividing a corpus into train, dev and test so that every tested speaker is trained and no tested sentence is."""
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SPLITS = ("train", "dev", "test")
+
+
+class Item(NamedTuple):
+    """An utterance to place: its id, its speaker, and a key that all recordings of one sentence share."""
+
+    utterance_id: str
+    speaker: str
+    sentence: str
+
+
+def split_by_sentence(items: Iterable[Item], fraction: float = 0.05, seed: int = 0) -> dict[str, str]:
+    """Return ``{utterance_id: split}``; sentences, not utterances, are assigned.
+
+    - A sentence is in one split, whoever reads it, so nothing tested was heard in training in another voice.
+    - Every speaker of dev and test is in train, as a decoder with speaker embeddings needs.
+    - test, then dev, gets about ``fraction`` of each speaker's utterances, at least one where the speaker has three
+      sentences or more and the rules above leave one free.
+
+    Sentences are taken in the order of a hash of their key and ``seed``: the same corpus gives the same splits on any
+    machine, and a recording that is added or missing moves few others.
+
+    Args:
+        items: the utterances; ids must be unique.
+        fraction: part of each speaker's utterances for dev, and for test; 0 to 0.4.
+        seed: another seed, another division.
+
+    Raises:
+        ValueError: ``fraction`` outside 0 to 0.4.
+    """
+    if not 0 <= fraction <= 0.4:
+        raise ValueError(f"fraction {fraction} of dev and of test; legal are 0 to 0.4")
+    items = list(items)
+    sentences: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        sentences[item.sentence].append(item)
+    total = Counter(item.speaker for item in items)
+    wanted = {s: 0 if n < 3 or fraction == 0 else max(1, math.floor(fraction * n + 0.5)) for s, n in total.items()}
+    left = Counter(total)  # utterances of each speaker that are not in dev or test
+    order = sorted(sentences, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+    split_of: dict[str, str] = {}
+    for split in ("test", "dev"):
+        have: Counter[str] = Counter()
+        for key in order:
+            readers = Counter(item.speaker for item in sentences[key])
+            if key in split_of or any(left[speaker] - n < 1 for speaker, n in readers.items()):
+                continue
+            short = [speaker for speaker in readers if have[speaker] < wanted[speaker]]
+            # A sentence that many read is worth taking when half of them still lack one; beyond that, only for a
+            # speaker who would otherwise have none at all.
+            if 2 * len(short) > len(readers) or any(have[speaker] == 0 for speaker in short):
+                split_of[key] = split
+                have.update(readers)
+                left.subtract(readers)
+    return {item.utterance_id: split_of.get(item.sentence, "train") for item in items}
