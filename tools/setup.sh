@@ -157,11 +157,13 @@ if [ -e "$venv" ] || [ -L "$venv" ]; then
 fi
 rm -f "$stamp"
 
-failed() {
-    say "error: setting up $venv failed (the messages above say why). It is not marked as complete: run" \
-        "'bash tools/setup.sh' again to go on, or with --force to begin anew."
+finish() {
+    local status=$?
+    [ $status = 0 ] ||
+        say "error: setting up $venv failed (the messages above say why). It is not marked as complete: run" \
+            "'bash tools/setup.sh' again to go on, or with --force to begin anew."
 }
-trap 'failed' ERR
+trap finish EXIT
 
 if [ ! -e "$venv" ]; then
     python=$(find_python)
@@ -171,9 +173,12 @@ if [ ! -e "$venv" ]; then
 fi
 say "installing the packages of setup.cfg [$extras] (some gigabytes the first time; a few minutes)"
 started=$SECONDS
-pip() { "$venv/bin/python" -m pip "$@" 9>&- >&2; }
-pip install --quiet --constraint "$root/tools/constraints.txt" setuptools wheel
-(cd "$root" && pip install --quiet --no-build-isolation --constraint tools/constraints.txt --editable ".[$extras]")
+quiet=--quiet
+[ ! -t 2 ] || quiet=--progress-bar=on  # a person who watches sees what goes on
+install() { "$venv/bin/python" -m pip install $quiet --constraint tools/constraints.txt "$@" 9>&- >&2; }
+cd "$root"
+install setuptools wheel
+install --no-build-isolation --editable ".[$extras]"
 complete "$venv/bin" >&2
 
 printf '%s\n' "$wanted" > "$stamp.new"
