@@ -1,4 +1,4 @@
-"""Who may import whom: the rules of the package's layers, over every import statement, also those inside functions."""
+"""Who may import whom: the rules of the package's layers, over every import statement, inside functions too."""
 
 import ast
 import sys
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "sqvae_speech"
 EVERYBODY = {"errors", "version", "config"}
-# layer -> the layers that it may import, besides itself and EVERYBODY. A layer is a folder or a module of the package.
+# layer -> the layers that it may import, besides itself and EVERYBODY. A layer is a folder or a module.
 LAYERS = {
     "errors": set(),
     "version": set(),
