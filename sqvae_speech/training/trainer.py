@@ -186,7 +186,7 @@ class Trainer:
         values = {name: float(value) for name, value in report.items()}
         values["perplexity"], values["usage"] = self.statistics.perplexity, self.statistics.usage
         values["temperature"] = temperature_at(self.config.training, self.step)
-        values["learning_rate"] = self.scheduler.get_last_lr()[0]
+        values["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         values["epoch"] = self.loader.epoch
         self.statistics.reset()
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
