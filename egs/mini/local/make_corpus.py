@@ -13,29 +13,26 @@ The number in an utterance id is the sentence's: the first ones are spoken by ev
 """
 
 import argparse
-import ctypes
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import soundfile
+from espeak import SAMPLE_RATE, SILENCE, Espeak, align, pad
 
 from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
 
 FORMAT = 1  # raise it when the code below changes what is written
-SAMPLE_RATE = 22050
 PADDING = 0.15  # seconds of silence before and after each sentence
-SILENCE = "SIL"
-SILENT = 4  # of 32768: espeak's closures and pauses are exact zeros but for the last step of a decay
 SENTENCES = Path(__file__).with_name("sentences.txt")
 MARKER = "corpus.json"
 
@@ -63,152 +60,9 @@ VOICES = (
     Voice("p306", "M", "Scottish", "gmw/en-GB-scotland", "m1", pitch=75, rate=175),
     Voice("p307", "F", "Caribbean", "gmw/en-029", "Annie"),
     Voice("p308", "M", "Lancastrian", "gmw/en-GB-x-gbclan", "m7", rate=160),
-    Voice("p309", "F", "RP", "gmw/en-GB-x-rp", "aunty", pitch=35, rate=160),
+    Voice("p309", "F", "RP", "gmw/en-GB-x-rp", "aunty", pitch=45, rate=160),
     Voice("p310", "M", "WestMidlands", "gmw/en-GB-x-gbcwmd", "klatt4", pitch=60, rate=170),
 )
-
-Phone = tuple[int, str]  # first sample, name
-
-
-# ---- espeak-ng through ctypes: speak_lib.h's espeak_EVENT, and the constants of its enums that are used here
-
-
-class _EventId(ctypes.Union):
-    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_void_p), ("string", ctypes.c_char * 8))
-
-
-class _Event(ctypes.Structure):
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),  # milliseconds: too coarse
-        ("sample", ctypes.c_int),  # the same instant in samples
-        ("user_data", ctypes.c_void_p),
-        ("id", _EventId),
-    )
-
-
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
-_SYNCHRONOUS, _PHONEMES_AS_IPA, _DO_NOT_EXIT, _UTF8 = 2, 0x0003, 0x8000, 1
-_LIST_TERMINATED, _PHONEME = 0, 7
-_RATE, _PITCH = 1, 3
-
-
-class Espeak:
-    """One espeak-ng engine; its state lasts for the process, so each voice is spoken in a process of its own."""
-
-    def __init__(self) -> None:
-        try:
-            import espeakng_loader
-        except ImportError:
-            raise UserError(
-                "the mini corpus is spoken by espeak-ng, and the package espeakng-loader is not installed; "
-                "install it with: pip install espeakng-loader"
-            ) from None
-        path, data = espeakng_loader.get_library_path(), str(espeakng_loader.get_data_path())
-        try:
-            self._library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise UserError(
-                f"cannot load espeak-ng from {path} ({error}); "
-                "install it again with: pip install --force-reinstall espeakng-loader"
-            ) from None
-        if self._library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _PHONEMES_AS_IPA | _DO_NOT_EXIT) < 0:
-            raise UserError(f"espeak-ng finds no voices in {data!r} (it takes at most 150 characters there)")
-        self._library.espeak_Info.restype = ctypes.c_char_p
-        self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
-        self._library.espeak_ng_SetRandSeed(1)
-        self.version = self._library.espeak_Info(None).decode()
-        self._chunks: list[np.ndarray] = []
-        self._phones: list[Phone] = []
-        self._callback = _Callback(self._receive)  # kept: ctypes does not hold it for the library
-        self._library.espeak_SetSynthCallback(self._callback)
-
-    def _receive(self, wav, num_samples: int, events) -> int:
-        if wav and num_samples > 0:
-            self._chunks.append(np.ctypeslib.as_array(wav, (num_samples,)).copy())
-        for event in iter_events(events):
-            if event.type == _PHONEME:
-                # read from memory: the eight bytes may hold no final zero
-                name = ctypes.string_at(ctypes.addressof(event.id), 8).split(b"\0")[0].decode()
-                self._phones.append((event.sample, name))
-        return 0
-
-    def choose(self, voice: Voice) -> None:
-        """Speak as ``voice`` from now on."""
-        name = f"{voice.language}+{voice.variant}"
-        if self._library.espeak_SetVoiceByName(name.encode()) != 0:
-            raise UserError(f"espeak-ng {self.version} has no voice {name!r}; pip install --upgrade espeakng-loader")
-        self._library.espeak_SetParameter(_PITCH, voice.pitch, 0)
-        self._library.espeak_SetParameter(_RATE, voice.rate, 0)
-
-    def say(self, text: str) -> tuple[np.ndarray, list[Phone]]:
-        """Speak ``text``: its int16 samples (T,), and espeak's own phone events (sample, IPA with stress)."""
-        self._chunks, self._phones = [], []
-        data = text.encode() + b"\0"
-        if self._library.espeak_Synth(data, len(data), 0, 1, 0, _UTF8, None, None) != 0 or not self._chunks:
-            raise RuntimeError(f"espeak-ng did not speak {text!r}")
-        return np.concatenate(self._chunks), self._phones
-
-
-def iter_events(events) -> Iterator[_Event]:
-    """The events of espeak's array, which ends with one of type LIST_TERMINATED."""
-    position = 0
-    while events[position].type != _LIST_TERMINATED:
-        yield events[position]
-        position += 1
-
-
-# ---- from espeak's events to an alignment
-
-
-def align(wav: np.ndarray, events: Sequence[Phone]) -> list[Phone]:
-    """Turn phone events into an alignment of ``wav`` (T,) int16: starts at sample 0, no gaps, no empty phone.
-
-    Events mark where the sound of a phone begins, which is not always where the phone does:
-
-    - the closure of a stop lies before its event, as zeros, and is given back to it;
-    - a pause and a glide between vowels both come without a name: a silent one is SIL, a sounding one
-      belongs to the phone before it;
-    - an ``l`` that espeak has drawn into the vowel before it leaves an event on the next closure: it is dropped.
-    """
-    loud = np.flatnonzero(np.abs(wav.astype(np.int32)) > SILENT)
-    phones: list[Phone] = [(0, SILENCE)]
-    for position, (sample, name) in enumerate(events):
-        end = events[position + 1][0] if position + 1 < len(events) else len(wav)
-        name = name.strip().lstrip("ˈˌ").replace(":", "ː")
-        if not 0 <= sample <= end <= len(wav):
-            raise RuntimeError(f"espeak-ng's events are out of order: {name!r} at {sample} to {end} of {len(wav)}")
-        first, last = np.searchsorted(loud, (sample, end))
-        sounding = last > first
-        if sample == end or (not name and sounding):
-            continue
-        name = name or SILENCE
-        if name == phones[-1][1] == SILENCE or (not sounding and name not in (SILENCE, "ʔ")):
-            continue
-        if sounding and phones[-1][1] != SILENCE:
-            # the closure: zeros between the last sound before this event and the event itself
-            closed = int(loud[first - 1]) + 1 if first else 0
-            sample = max(closed, phones[-1][0] + 1) if sample - closed > 1 else sample
-        phones.append((sample, name))
-    return phones if len(phones) == 1 or phones[1][0] > 0 else phones[1:]
-
-
-def pad(wav: np.ndarray, phones: Sequence[Phone]) -> tuple[np.ndarray, list[Phone]]:
-    """Put ``PADDING`` seconds of silence around a sentence, in place of what espeak leaves there."""
-    margin = round(PADDING * SAMPLE_RATE)
-    loud = np.flatnonzero(np.abs(wav.astype(np.int32)) > SILENT)
-    first, last = int(loud[0]), int(loud[-1]) + 1
-    silence = np.zeros(margin, np.int16)
-    spoken = [(sample - first + margin, name) for sample, name in phones if sample < last]
-    # what begins before the first sound begins with it
-    spoken = [(max(sample, margin), name) for sample, name in spoken if name != SILENCE or sample > margin]
-    return np.concatenate((silence, wav[first:last], silence)), [(0, SILENCE), *spoken, (last - first + margin, SILENCE)]
-
-
-# ---- the corpus
 
 
 def read_sentences(path: Path = SENTENCES) -> tuple[list[str], list[str]]:
@@ -239,7 +93,7 @@ def plan() -> dict[Voice, list[tuple[str, str]]]:
 def make_voice(root: Path, voice: Voice, utterances: Sequence[tuple[str, str]]) -> tuple[list[str], int, str]:
     """Write one voice's recordings and texts: its lines of ``ali``, its samples, a checksum of both."""
     espeak = Espeak()
-    espeak.choose(voice)
+    espeak.choose(f"{voice.language}+{voice.variant}", voice.pitch, voice.rate)
     wavs, texts = root / "wav48_silence_trimmed" / voice.speaker, root / "txt" / voice.speaker
     wavs.mkdir(parents=True)
     texts.mkdir(parents=True)
@@ -247,7 +101,7 @@ def make_voice(root: Path, voice: Voice, utterances: Sequence[tuple[str, str]]) 
     num_samples, checksum = 0, hashlib.sha256()
     for utterance_id, sentence in utterances:
         wav, events = espeak.say(sentence)
-        wav, phones = pad(wav, align(wav, events))
+        wav, phones = pad(wav, align(wav, events), round(PADDING * SAMPLE_RATE))
         soundfile.write(wavs / f"{utterance_id}_mic1.flac", wav, SAMPLE_RATE, subtype="PCM_16")
         (texts / f"{utterance_id}.txt").write_text(sentence + "\n", encoding="utf-8")
         ends = [sample for sample, _ in phones[1:]] + [len(wav)]
@@ -266,7 +120,7 @@ def corpus_version(espeak_version: str) -> str:
 
 
 def finished(root: Path, version: str) -> bool:
-    """Whether ``root`` holds the whole corpus of this version; UserError when it holds something else of the user's."""
+    """Whether ``root`` holds the whole corpus of this version; a UserError when it holds something of the user's."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
@@ -286,7 +140,7 @@ def make_corpus(output: Path, num_workers: int = 1, force: bool = False) -> dict
 
     It is built beside its place and renamed when whole, so ``output`` never holds half a corpus.
     """
-    version = corpus_version(Espeak().version)
+    version = corpus_version(f"{Espeak().version}, espeakng-loader {metadata.version('espeakng-loader')}")
     if finished(output, version) and not force:
         return json.loads((output / MARKER).read_text(encoding="utf-8")) | {"made": False}
     output.parent.mkdir(parents=True, exist_ok=True)
