@@ -4,7 +4,10 @@ The structure and the constants are those of espeak-ng's public header, ``speak_
 """
 
 import ctypes
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -37,6 +40,7 @@ class _Event(ctypes.Structure):
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 _SYNCHRONOUS, _PHONEMES_AS_IPA, _DO_NOT_EXIT, _UTF8 = 2, 0x0003, 0x8000, 1
 _LIST_TERMINATED, _PHONEME = 0, 7
+_LONGEST_PATH = 150  # bytes: espeak cuts its data path at 160 and then finds nothing
 _RATE, _VOLUME, _PITCH = 1, 2, 3
 
 
@@ -51,7 +55,7 @@ class Espeak:
                 "the mini corpus is spoken by espeak-ng, and the package espeakng-loader is not installed; "
                 "install it with: pip install espeakng-loader"
             ) from None
-        path, data = espeakng_loader.get_library_path(), str(espeakng_loader.get_data_path())
+        path, self._data = espeakng_loader.get_library_path(), str(espeakng_loader.get_data_path())
         try:
             self._library = ctypes.CDLL(str(path))
         except OSError as error:
@@ -59,8 +63,17 @@ class Espeak:
                 f"cannot load espeak-ng from {path} ({error}); "
                 "install it again with: pip install --force-reinstall espeakng-loader"
             ) from None
-        if self._library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _PHONEMES_AS_IPA | _DO_NOT_EXIT) < 0:
-            raise UserError(f"espeak-ng finds no voices in {data!r} (it takes at most 150 characters there)")
+        if len(os.fsencode(self._data)) > _LONGEST_PATH:
+            self._short = TemporaryDirectory(prefix="espeak-")  # kept: it goes when the engine does
+            link = Path(self._short.name, "data")
+            link.symlink_to(self._data)
+            self._data = str(link)
+        options = _PHONEMES_AS_IPA | _DO_NOT_EXIT
+        if self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._data), options) < 0:
+            raise UserError(
+                f"espeak-ng cannot read its voices in {self._data}; "
+                "install them again with: pip install --force-reinstall espeakng-loader"
+            )
         self._library.espeak_Info.restype = ctypes.c_char_p
         self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         self._library.espeak_ng_SetRandSeed(1)
@@ -82,7 +95,9 @@ class Espeak:
 
     def choose(self, name: str, pitch: int, rate: int) -> None:
         """Speak from now on with a voice ``language+variant``, at a pitch of 0 to 99 and a rate in words a minute."""
-        if self._library.espeak_SetVoiceByName(name.encode()) != 0:
+        # espeak speaks a variant that it does not know with the plain voice, and says nothing
+        known = Path(self._data, "voices", "!v", name.rpartition("+")[2]).is_file()
+        if not known or self._library.espeak_SetVoiceByName(name.encode()) != 0:
             raise UserError(f"espeak-ng {self.version} has no voice {name!r}; pip install --upgrade espeakng-loader")
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
         self._library.espeak_SetParameter(_RATE, rate, 0)

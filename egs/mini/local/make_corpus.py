@@ -50,6 +50,8 @@ class Voice:
     rate: int = 165
 
 
+Plan = dict[Voice, list[tuple[str, str]]]
+
 # Timbres without espeak's echo, which would smear one phone over the next.
 VOICES = (
     Voice("p301", "F", "American", "gmw/en-US", "f1", pitch=55),
@@ -77,16 +79,21 @@ def read_sentences(path: Path = SENTENCES) -> tuple[list[str], list[str]]:
     return sections["[shared]"], sections["[own]"]
 
 
-def plan() -> dict[Voice, list[tuple[str, str]]]:
-    """Who says what: each voice's (utterance id, sentence), in order."""
+def plan(speakers: Sequence[str] | None = None, max_utterances: int | None = None) -> Plan:
+    """Who says what: each voice's (utterance id, sentence), in order; of some speakers, or the first utterances."""
+    known = [voice.speaker for voice in VOICES]
+    for speaker in speakers or ():
+        if speaker not in known:
+            raise UserError(f"no speaker {speaker!r} in the mini corpus; its speakers are {', '.join(known)}")
     shared, own = read_sentences()
     numbered = list(enumerate(shared + own, start=1))
     return {
         voice: [
             (f"{voice.speaker}_{number:03d}", sentence)
             for number, sentence in numbered[: len(shared)] + numbered[len(shared) + turn :: len(VOICES)]
-        ]
+        ][:max_utterances]
         for turn, voice in enumerate(VOICES)
+        if speakers is None or voice.speaker in speakers
     }
 
 
@@ -113,9 +120,9 @@ def make_voice(root: Path, voice: Voice, utterances: Sequence[tuple[str, str]]) 
     return lines, num_samples, checksum.hexdigest()
 
 
-def corpus_version(espeak_version: str) -> str:
+def corpus_version(voices: Plan, engine: str) -> str:
     """A short hash of all that decides what the corpus holds."""
-    recipe = [FORMAT, SAMPLE_RATE, PADDING, espeak_version, [asdict(voice) for voice in VOICES], read_sentences()]
+    recipe = [FORMAT, SAMPLE_RATE, PADDING, engine, [[asdict(voice), said] for voice, said in voices.items()]]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
 
@@ -135,12 +142,12 @@ def finished(root: Path, version: str) -> bool:
         ) from None
 
 
-def make_corpus(output: Path, num_workers: int = 1, force: bool = False) -> dict[str, object]:
-    """Make the corpus at ``output`` unless it is there already; returns the marker's contents.
+def make_corpus(output: Path, said: Plan, num_workers: int = 1, force: bool = False) -> dict[str, object]:
+    """Make the corpus that ``said`` plans at ``output`` unless it is there already; returns the marker's contents.
 
     It is built beside its place and renamed when whole, so ``output`` never holds half a corpus.
     """
-    version = corpus_version(f"{Espeak().version}, espeakng-loader {metadata.version('espeakng-loader')}")
+    version = corpus_version(said, f"{Espeak().version}, espeakng-loader {metadata.version('espeakng-loader')}")
     if finished(output, version) and not force:
         return json.loads((output / MARKER).read_text(encoding="utf-8")) | {"made": False}
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -149,16 +156,16 @@ def make_corpus(output: Path, num_workers: int = 1, force: bool = False) -> dict
         partial.mkdir()
         # espeak keeps state from one utterance to the next: a fresh process a voice makes it the same each time
         with ProcessPoolExecutor(num_workers, get_context("spawn"), max_tasks_per_child=1) as pool:
-            jobs = [pool.submit(make_voice, partial, voice, utterances) for voice, utterances in plan().items()]
+            jobs = [pool.submit(make_voice, partial, voice, utterances) for voice, utterances in said.items()]
             voices = [job.result() for job in jobs]
         (partial / "ali").write_text("".join(line for lines, _, _ in voices for line in lines), encoding="utf-8")
-        table = [f"{v.speaker}  -  {v.gender}  {v.accent}  espeak-ng {v.language}+{v.variant}\n" for v in VOICES]
+        table = [f"{v.speaker}  -  {v.gender}  {v.accent}  espeak-ng {v.language}+{v.variant}\n" for v in said]
         (partial / "speaker-info.txt").write_text("ID  AGE  GENDER  ACCENTS  REGION COMMENTS\n" + "".join(table))
         phones = [line.split()[3] for lines, _, _ in voices for line in lines]
         marker: dict[str, object] = {
             "version": version,
             "speakers": len(voices),
-            "utterances": sum(map(len, plan().values())),
+            "utterances": sum(map(len, said.values())),
             "minutes": round(sum(num_samples for _, num_samples, _ in voices) / SAMPLE_RATE / 60, 2),
             "phones": sum(phone != SILENCE for phone in phones),
             "phone_set": sorted(set(phones)),
@@ -179,11 +186,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.HelpFormatter)
     parser.add_argument("output", type=Path, help="folder of the corpus; a finished one is not made again")
     parser.add_argument("--num-workers", type=int, default=1, help="voices spoken at a time (default: 1)")
+    parser.add_argument("--speakers", nargs="+", metavar="ID", help="only these, for a quick try (default: all ten)")
+    parser.add_argument("--max-utterances", type=int, metavar="N", help="only the first N of each speaker")
     parser.add_argument("--force", action="store_true", help="make it again even if it is finished")
     args = parser.parse_args(argv)
     if args.num_workers < 1:
         parser.error(f"--num-workers must be 1 or more, not {args.num_workers}")
-    corpus = make_corpus(args.output, args.num_workers, args.force)
+    if args.max_utterances is not None and args.max_utterances < 1:
+        parser.error(f"--max-utterances must be 1 or more, not {args.max_utterances}")
+    corpus = make_corpus(args.output, plan(args.speakers, args.max_utterances), args.num_workers, args.force)
     print(
         f"{args.output}: {'made' if corpus['made'] else 'already there,'} {corpus['minutes']} min, "
         f"{corpus['speakers']} speakers, {corpus['utterances']} utterances, {corpus['phones']} phones"
