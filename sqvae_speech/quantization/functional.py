@@ -82,12 +82,22 @@ def gumbel_noise(like: Tensor, generator: torch.Generator | None = None) -> Tens
     return uniform.clamp_(min=tiny).log_().neg_().clamp_(min=tiny).log_().neg_()
 
 
-def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """A relaxed one-hot sample of ``softmax(logits)``, (N, K), rows sum to one (Jang et al., arXiv 1611.01144)."""
-    return F.softmax((logits + gumbel_noise(logits, generator)) / temperature, dim=-1)
+def gumbel_softmax(logits: Tensor, gumbel: Tensor, temperature: float) -> Tensor:
+    """A relaxed one-hot sample of ``softmax(logits)``, (N, K), rows sum to one (Jang et al., arXiv 1611.01144).
+
+    Args:
+        logits: (N, K).
+        gumbel: (N, K) Gumbel(0, 1) noise.
+        temperature: > 0; the sample tends to one-hot as it goes to 0.
+    """
+    return F.softmax((logits + gumbel) / temperature, dim=-1)
 
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy in nats of ``softmax(logits)`` along the last axis, finite also where probabilities underflow."""
     log_probabilities = F.log_softmax(logits, dim=-1)
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
+
+
+# kind of posterior -> its logits
+LOGITS = {"gaussian": gaussian_logits, "vmf": vmf_logits}

@@ -25,10 +25,13 @@ class GaussianQuantizer(StochasticQuantizer):
         init_variance: where the trainable scalar σ² = exp(s) starts; 10 in the published speech code.
         variance_sum: combine the head's variance and the scalar as ``exp(head) + exp(s)`` (published vision code)
             instead of ``exp(head + s)`` (published speech code).
+        backend: how to compute in training, see :mod:`sqvae_speech.quantization.fused`; None for the fastest.
 
     Raises:
         ValueError: an unknown covariance, or a size or variance that is not positive.
     """
+
+    kind = "gaussian"
 
     def __init__(
         self,
@@ -38,12 +41,15 @@ class GaussianQuantizer(StochasticQuantizer):
         *,
         init_variance: float = 10.0,
         variance_sum: bool = False,
+        backend: str | None = None,
     ):
         if covariance not in COVARIANCES:
             raise ValueError(f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}")
         if not init_variance > 0:
             raise ValueError(f"init_variance must be positive, got {init_variance}")
-        super().__init__(codebook_size, dim, init_log_scale=math.log(init_variance), variance_sum=variance_sum)
+        super().__init__(
+            codebook_size, dim, init_log_scale=math.log(init_variance), variance_sum=variance_sum, backend=backend
+        )
         self.covariance = covariance
 
     @property
@@ -60,9 +66,6 @@ class GaussianQuantizer(StochasticQuantizer):
     def _prepared(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
         return rows.z, codebook, torch.exp(-self._total_log_scale(rows)).to(rows.z.dtype)
-
-    def _logits(self, z: Tensor, codebook: Tensor, weight: Tensor) -> Tensor:
-        return functional.gaussian_logits(z, codebook, weight)
 
     def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor:
         return functional.gaussian_divergence(z, quantized, weight)

@@ -15,9 +15,11 @@ def code_counts(indices: Tensor, codebook_size: int, mask: Tensor | None = None)
     Returns:
         (K,) float64 counts.
     """
-    weights = None if mask is None else mask.reshape(-1).double()
-    counts = torch.bincount(indices.reshape(-1), weights=weights, minlength=codebook_size)
-    return counts.double()
+    indices = indices.reshape(-1)
+    counts = torch.zeros(codebook_size, dtype=torch.float64, device=indices.device)
+    # not bincount, which torch.compile cannot take; float64 counts are exact in any order, so deterministic
+    weights = torch.ones_like(indices) if mask is None else mask.reshape(-1)
+    return counts.index_add_(0, indices, weights.to(counts.dtype))
 
 
 def perplexity(counts: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sqvae_speech.quantization import functional, metrics
 from sqvae_speech.quantization.base import Quantizer, QuantizerOutput, Rows
+from sqvae_speech.quantization.fused import check_backend, stochastic_quantize
 
 
 class StochasticQuantizer(Quantizer):
@@ -20,8 +21,19 @@ class StochasticQuantizer(Quantizer):
     true KL divergence from the uniform prior and never negative.
     """
 
-    def __init__(self, codebook_size: int, dim: int, *, init_log_scale: float, variance_sum: bool = False):
+    kind: str  # of posterior, see functional.LOGITS
+
+    def __init__(
+        self,
+        codebook_size: int,
+        dim: int,
+        *,
+        init_log_scale: float,
+        variance_sum: bool = False,
+        backend: str | None = None,
+    ):
         super().__init__(codebook_size, dim)
+        self.backend = check_backend(backend)
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
         # s: log σ² of the Gaussian kinds, log κ of the vMF one. The only parameter of one element.
         self.log_scale = nn.Parameter(torch.tensor([float(init_log_scale)]))
@@ -45,28 +57,28 @@ class StochasticQuantizer(Quantizer):
         The weight is the precision of the Gaussian kinds and κ of the vMF one.
         """
 
-    @abstractmethod
-    def _logits(self, z: Tensor, codebook: Tensor, weight: Tensor) -> Tensor: ...
+    def _logits(self, z: Tensor, codebook: Tensor, weight: Tensor) -> Tensor:
+        return functional.LOGITS[self.kind](z, codebook, weight)
 
     @abstractmethod
     def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor: ...
 
     def _quantize(self, rows: Rows, temperature: float, sample: bool) -> QuantizerOutput:
         z, codebook, weight = self._prepared(rows)
-        logits = self._logits(z, codebook, weight)
-        indices = logits.argmax(dim=-1)
         if sample and self.training:
-            quantized = functional.gumbel_softmax(logits, temperature) @ codebook
-        elif sample:
-            quantized = F.embedding((logits + functional.gumbel_noise(logits)).argmax(dim=-1), codebook)
+            quantized, entropy, indices, posterior = stochastic_quantize(
+                z, codebook, weight, kind=self.kind, temperature=temperature, mask=rows.mask, backend=self.backend
+            )
         else:
-            quantized = F.embedding(indices, codebook)
-        entropy = functional.entropy(logits)
+            logits = self._logits(z, codebook, weight)
+            indices, entropy = logits.argmax(dim=-1), functional.entropy(logits)
+            posterior = rows.select(logits.detach().softmax(dim=-1)).sum(dim=0)
+            drawn = (logits + functional.gumbel_noise(logits)).argmax(dim=-1) if sample else indices
+            quantized = F.embedding(drawn, codebook)
         kl_discrete = rows.total(math.log(self.codebook_size) - entropy) / rows.batch_size
         kl_continuous = rows.total(self._divergence(z, quantized, weight)) / rows.batch_size
         with torch.no_grad():
             counts = metrics.code_counts(indices, self.codebook_size, rows.mask)
-            posterior = rows.select(logits.softmax(dim=-1)).sum(dim=0)
             report = {
                 "perplexity": metrics.perplexity(counts),
                 "perplexity_posterior": metrics.perplexity(posterior),

@@ -20,17 +20,30 @@ class VmfQuantizer(StochasticQuantizer):
         dim: D, at least 2.
         init_kappa: where the trainable concentration κ = exp(s) starts.
         variance_sum: κ = 1 + exp(s), as in the published vision code.
+        backend: how to compute in training, see :mod:`sqvae_speech.quantization.fused`; None for the fastest.
 
     Raises:
         ValueError: a size or concentration out of range.
     """
 
-    def __init__(self, codebook_size: int, dim: int, *, init_kappa: float = 20.0, variance_sum: bool = False):
+    kind = "vmf"
+
+    def __init__(
+        self,
+        codebook_size: int,
+        dim: int,
+        *,
+        init_kappa: float = 20.0,
+        variance_sum: bool = False,
+        backend: str | None = None,
+    ):
         if isinstance(dim, int) and dim < 2:
             raise ValueError(f"dim must be at least 2 (the sphere has dim - 1 dimensions), got {dim}")
         if not init_kappa > 0:
             raise ValueError(f"init_kappa must be positive, got {init_kappa}")
-        super().__init__(codebook_size, dim, init_log_scale=math.log(init_kappa), variance_sum=variance_sum)
+        super().__init__(
+            codebook_size, dim, init_log_scale=math.log(init_kappa), variance_sum=variance_sum, backend=backend
+        )
 
     def decoding_codebook(self) -> Tensor:
         return F.normalize(self.codebook, dim=-1)
@@ -39,9 +52,6 @@ class VmfQuantizer(StochasticQuantizer):
         codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
         kappa = self._total_log_scale(rows).exp().to(rows.z.dtype)
         return F.normalize(rows.z, dim=-1), F.normalize(codebook, dim=-1), kappa
-
-    def _logits(self, z: Tensor, codebook: Tensor, weight: Tensor) -> Tensor:
-        return functional.vmf_logits(z, codebook, weight)
 
     def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor:
         return functional.vmf_divergence(z, quantized, weight)

@@ -1,0 +1,217 @@
+"""Stochastic quantization without an (N, K) array in memory: one differentiable operator, several backends.
+
+A backend is a module with two functions on plain tensors, no autograd inside, and one question::
+
+    forward(z, codebook, weight, seed, mask, temperature, kind)
+        -> quantized (N, D), entropy (N,), indices (N,) int64, posterior_sum (K,), statistics (2, N)
+    backward(grad_quantized, grad_entropy, z, codebook, weight, seed, temperature, kind,
+             quantized, entropy, statistics)
+        -> grad_z, grad_codebook, grad_weight, in the shapes of z, codebook and weight
+    unavailable(device) -> why it cannot run there, or None
+
+``statistics`` is whatever a row needs in the backward pass, commonly the log-normalisers of the posterior and of the
+relaxed sample; nothing of size N x K is kept, and the noise is drawn again from the seed (:mod:`.noise`).
+"""
+
+import importlib
+import os
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sqvae_speech.quantization import functional, noise
+
+ENVIRONMENT_VARIABLE = "SQVAE_SPEECH_QUANTIZER_BACKEND"
+# name -> module; "reference" is functional.py under autograd, the formulation that the others are held against
+BACKENDS = {
+    "reference": None,
+    "torch": "sqvae_speech.quantization.blocks",
+    "triton": "sqvae_speech.quantization.kernels",
+}
+KINDS = ("gaussian", "vmf")
+
+
+class FusedOutput(NamedTuple):
+    """What :func:`stochastic_quantize` returns.
+
+    Attributes:
+        quantized: (N, D) the Gumbel-softmax mixture of codes.
+        entropy: (N,) of the posterior, in nats.
+        indices: (N,) int64, the most probable code.
+        posterior_sum: (K,) the posterior summed over the real rows; carries no gradient.
+    """
+
+    quantized: Tensor
+    entropy: Tensor
+    indices: Tensor
+    posterior_sum: Tensor
+
+
+def stochastic_quantize(
+    z: Tensor,
+    codebook: Tensor,
+    weight: Tensor,
+    *,
+    kind: str,
+    temperature: float,
+    seed: Tensor | None = None,
+    mask: Tensor | None = None,
+    backend: str | None = None,
+) -> FusedOutput:
+    """Posterior, its entropy and a relaxed sample of it, differentiable in ``z``, ``codebook`` and ``weight``.
+
+    Args:
+        z: (N, D) latents, float32 or float64; unit vectors for ``vmf``.
+        codebook: (K, D), of the dtype of z; unit vectors for ``vmf``.
+        weight: precision 1/σ², (1, 1), (N, 1) or (N, D), for ``gaussian``; concentration κ, (1, 1) or (N, 1), for
+            ``vmf``.
+        kind: ``gaussian`` or ``vmf``.
+        temperature: of the relaxation, > 0.
+        seed: (1,) int64 on the device of z, of the noise; drawn from the default generator when None.
+        mask: (N,) bool, True = real; only ``posterior_sum`` depends on it.
+        backend: one of :data:`BACKENDS`, or None for :func:`choose_backend`.
+
+    Raises:
+        ValueError: an unknown kind or backend, or a backend that cannot run here.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    seed = noise.draw_seed(z.device) if seed is None else seed
+    backend = choose_backend(z, backend)
+    if backend == "reference":
+        return _reference(z, codebook, weight, seed, mask, temperature, kind)
+    return FusedOutput(*_operator(z, codebook, weight, seed, mask, temperature, kind, backend)[:4])
+
+
+def choose_backend(z: Tensor, requested: str | None = None) -> str:
+    """The backend for latents like ``z``: the one asked for, else the environment variable's, else the fastest.
+
+    Raises:
+        ValueError: an unknown backend, or one that cannot run on the device of z.
+    """
+    name = check_backend(requested) or check_backend(os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE)
+    if name is None:
+        candidates = ("triton", "torch") if z.is_cuda else ("torch",)
+        return next(name for name in candidates if _unavailable(name, z.device) is None)
+    reason = _unavailable(name, z.device)
+    if reason is not None:
+        raise ValueError(f"quantizer backend {name!r} cannot run on {z.device}: {reason}; use backend='auto'")
+    return name
+
+
+def check_backend(name: str | None, source: str = "backend") -> str | None:
+    """``name`` if it is a backend's, None for one to be chosen (None, "" or ``auto``).
+
+    Raises:
+        ValueError: no such backend; ``source`` says where the name came from.
+    """
+    if name in (None, "", "auto"):
+        return None
+    if name not in BACKENDS:
+        raise ValueError(f"{source} must be auto or one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+def _module(backend: str) -> ModuleType:
+    path = BACKENDS[backend]
+    assert path is not None, "the reference is not an operator"
+    return importlib.import_module(path)
+
+
+def _unavailable(backend: str, device: torch.device) -> str | None:
+    if backend == "reference":
+        return None
+    try:
+        return _module(backend).unavailable(device)
+    except ImportError as error:
+        return str(error)
+
+
+def _reference(
+    z: Tensor, codebook: Tensor, weight: Tensor, seed: Tensor, mask: Tensor | None, temperature: float, kind: str
+) -> FusedOutput:
+    """The formulation of functional.py, with the noise of the other backends."""
+    logits = functional.LOGITS[kind](z, codebook, weight)
+    gumbel = noise.gumbel(seed, 0, len(z), len(codebook), logits.dtype)
+    quantized = functional.gumbel_softmax(logits, gumbel, temperature) @ codebook
+    posterior = logits.detach().softmax(dim=-1)
+    if mask is not None:
+        posterior = posterior.masked_fill(~mask[:, None], 0.0)
+    return FusedOutput(quantized, functional.entropy(logits), logits.argmax(dim=-1), posterior.sum(dim=0))
+
+
+@torch.library.custom_op("sqvae_speech::stochastic_quantize", mutates_args=())
+def _operator(
+    z: Tensor,
+    codebook: Tensor,
+    weight: Tensor,
+    seed: Tensor,
+    mask: Tensor | None,
+    temperature: float,
+    kind: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    # an operator, not an autograd.Function: torch.compile and torch.export take it whole, without a graph break
+    return _module(backend).forward(z, codebook, weight, seed, mask, temperature, kind)
+
+
+@_operator.register_fake
+def _(z, codebook, weight, seed, mask, temperature, kind, backend):
+    rows, statistics = z.new_empty(z.shape[0]), z.new_empty(2, z.shape[0])
+    return torch.empty_like(z), rows, rows.to(torch.int64), z.new_empty(codebook.shape[0]), statistics
+
+
+@torch.library.custom_op("sqvae_speech::stochastic_quantize_backward", mutates_args=())
+def _backward_operator(
+    grad_quantized: Tensor,
+    grad_entropy: Tensor,
+    z: Tensor,
+    codebook: Tensor,
+    weight: Tensor,
+    seed: Tensor,
+    temperature: float,
+    kind: str,
+    backend: str,
+    quantized: Tensor,
+    entropy: Tensor,
+    statistics: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _module(backend).backward(
+        grad_quantized, grad_entropy, z, codebook, weight, seed, temperature, kind, quantized, entropy, statistics
+    )
+
+
+@_backward_operator.register_fake
+def _(grad_quantized, grad_entropy, z, codebook, weight, *_):
+    return torch.empty_like(z), torch.empty_like(codebook), torch.empty_like(weight)
+
+
+def _save_for_backward(ctx, inputs, output) -> None:
+    z, codebook, weight, seed, _, ctx.temperature, ctx.kind, ctx.backend = inputs
+    quantized, entropy, indices, posterior_sum, statistics = output
+    ctx.mark_non_differentiable(indices, posterior_sum, statistics)
+    ctx.save_for_backward(z, codebook, weight, seed, quantized, entropy, statistics)
+
+
+def _differentiate(ctx, grad_quantized, grad_entropy, *_):
+    z, codebook, weight, seed, quantized, entropy, statistics = ctx.saved_tensors
+    grads = _backward_operator(
+        grad_quantized.contiguous(),
+        grad_entropy.contiguous(),
+        z,
+        codebook,
+        weight,
+        seed,
+        ctx.temperature,
+        ctx.kind,
+        ctx.backend,
+        quantized,
+        entropy,
+        statistics,
+    )
+    return *grads, None, None, None, None, None
+
+
+_operator.register_autograd(_differentiate, setup_context=_save_for_backward)
