@@ -16,7 +16,7 @@ def get_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="sqvae-speech prepare", description="Write Kaldi data directories, one a split.")
     corpora = parser.add_subparsers(dest="name", metavar="corpus", required=True)
     for name, corpus in CORPORA.items():
-        sub = corpora.add_parser(name, help=corpus.what, description=(corpus.prepare.__doc__ or '').split("\n")[0])
+        sub = corpora.add_parser(name, help=corpus.what, description=(corpus.prepare.__doc__ or "").split("\n")[0])
         sub.add_argument("--corpus", type=Path, required=True, help=corpus.what)
         sub.add_argument("--output", type=Path, required=True, help="folder for train/, dev/, test/ and left_out.txt")
         sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn")

@@ -18,7 +18,7 @@ def get_parser() -> ArgumentParser:
     parser.add_argument("--mel-spec", default="sqvae16k", help="preset of the features")
     parser.add_argument("--split", help="beginning of the shards' names (default: the data directory's name)")
     parser.add_argument("--num-workers", type=int, default=default_num_workers(), help="processes")
-    parser.add_argument("--utterances-per-shard", type=int, default=UTTERANCES_PER_SHARD, help="of every shard")
+    parser.add_argument("--utterances-per-shard", type=int, default=UTTERANCES_PER_SHARD, help="of a shard, at most")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="stored type of the mels")
     parser.add_argument("--channel", help="of recordings with several: mix, or a number from 0 (default: refuse)")
     parser.add_argument(

@@ -1,6 +1,5 @@
 """Reading utterances back from shards: any of them in any order, or all in the order of the manifest."""
 
-import io
 import json
 import mmap
 import tarfile
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sqvae_speech.data.index import Entry, ShardIndex
+from sqvae_speech.data.npy import npy_header
 from sqvae_speech.errors import UserError, nearest
 
 
@@ -50,20 +50,16 @@ class ShardReader:
         """Return an utterance's mel, (n_mels, T), as a read-only view of the stored float32 or float16."""
         offset, size = entry.mel
         shard = self._map(entry.shard)
-        header = io.BytesIO(shard[offset : offset + min(size, 128)])
-        try:
-            np.lib.format.read_magic(header)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
-            if fortran or shape != (self.index.mel_spec.n_mels, entry.num_frames) or dtype != self.index.dtype:
-                raise ValueError(f"{shape} {dtype}")
-            count = shape[0] * shape[1]
-            return np.frombuffer(shard, dtype, count, offset + header.tell()).reshape(shape)
-        except ValueError as error:
+        shape = (self.index.mel_spec.n_mels, entry.num_frames)
+        header = npy_header(shape, self.index.dtype)  # the same for equal shapes: compared, not parsed
+        data = size - shape[0] * shape[1] * np.dtype(self.index.dtype).itemsize
+        if data != len(header) or shard[offset : offset + data] != header:
             name = self.index.shards[entry.shard].name
             raise UserError(
-                f"{self.index.folder / name} does not hold the mel of {entry.utterance_id!r} where its list says "
-                f"({error}); remove it and run `sqvae-speech shards` again"
-            ) from None
+                f"{self.index.folder / name} does not hold the mel of {entry.utterance_id!r} where its list says; "
+                "remove it and run `sqvae-speech shards` again"
+            )
+        return np.frombuffer(shard, self.index.dtype, shape[0] * shape[1], offset + data).reshape(shape)
 
     def meta(self, entry: Entry) -> dict[str, Any]:
         """Return an utterance's ``json``."""

@@ -36,10 +36,12 @@ def read_utterance(
     if utterance.is_pipe:
         output = _Output(_run(utterance.wav))
         output.name = utterance.wav
-    wav, rate = read_wav(output if utterance.is_pipe else utterance.wav, start=utterance.start, end=utterance.end, channel=channel)
+    wav, rate = read_wav(
+        output if utterance.is_pipe else utterance.wav, start=utterance.start, end=utterance.end, channel=channel
+    )
     if rate != sample_rate and not resample:
         raise UserError(
-            f"{utterance.wav}: {rate} Hz, the MelSpec wants {sample_rate} Hz; pass --resample, or a MelSpec of that rate"
+            f"{utterance.wav}: {rate} Hz, the MelSpec has {sample_rate} Hz; pass --resample or another --mel-spec"
         )
     peak = float(np.abs(wav).max())
     if peak < SILENT_PEAK:

@@ -4,6 +4,7 @@ A shard is a pure function of its utterances' recordings and the settings: writt
 """
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from sqvae_speech.data.index import DTYPES, VERSION, Bad, ShardIndex, ShardInfo,
 from sqvae_speech.data.kaldi import DataDir, Utterance
 from sqvae_speech.errors import UserError
 
-UTTERANCES_PER_SHARD = 256
+UTTERANCES_PER_SHARD = 128
 # Frames of the shortest utterance that gives a unit in the published network: 2 fall to the first convolution.
 MIN_FRAMES = 4
 
@@ -101,7 +102,7 @@ def write_shards(
         mel_spec: settings of the features.
         split: beginning of the shards' names; by default the name of ``data_dir``.
         num_workers: processes; 1 works in this one.
-        utterances_per_shard: utterances of a shard; the last may have fewer.
+        utterances_per_shard: utterances of a shard at most; they are divided evenly.
         dtype: ``float32`` or ``float16`` (half the size; an error of up to 0.04 dB in the normalised features).
         channel: of recordings with several: ``"mix"`` or a number from 0; None refuses them.
         resample: resample recordings of another rate than the MelSpec's, otherwise refuse them.
@@ -125,18 +126,19 @@ def write_shards(
     data = DataDir.read(data_dir, allow_pipes)
     output = Path(output_dir)
     split = split or Path(data_dir).resolve().name
-    starts = range(0, len(data), utterances_per_shard)
+    num_shards = -(-len(data) // utterances_per_shard)
+    ends = [len(data) * number // num_shards for number in range(num_shards + 1)]
     jobs = [
         _Job(
             path=output / f"{split}-{number:06d}.tar",
-            utterances=data.utterances[start : start + utterances_per_shard],
+            utterances=data.utterances[start:end],
             mel_spec=mel_spec,
             dtype=dtype,
             channel=channel,
             resample=resample,
             min_frames=min_frames,
         )
-        for number, start in enumerate(starts)
+        for number, (start, end) in enumerate(itertools.pairwise(ends))
     ]
     output.mkdir(parents=True, exist_ok=True)
     todo = [job for job in jobs if not job.is_done()]
@@ -247,9 +249,9 @@ class _Features:
         self.log_mel = LogMel(job.mel_spec)
 
     def __call__(self, utterance: Utterance) -> tuple[dict[str, Any], int]:
-        import numpy as np
         import torch
 
+        from sqvae_speech.data.npy import npy_bytes
         from sqvae_speech.data.recordings import read_utterance
 
         job, spec = self.job, self.job.mel_spec
@@ -279,21 +281,10 @@ class _Features:
             meta["ali"] = [tuple(interval) for interval in utterance.ali]
         sample = {
             "__key__": utterance.utterance_id,
-            "mel.npy": npy_bytes(np.ascontiguousarray(mel)),
+            "mel.npy": npy_bytes(mel),
             "json": json.dumps(meta, ensure_ascii=False).encode(),
         }
         return sample, num_frames
-
-
-def npy_bytes(array: Any) -> bytes:
-    """Return an array in NumPy's ``.npy`` format."""
-    import io
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _write_index(

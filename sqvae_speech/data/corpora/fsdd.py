@@ -51,7 +51,7 @@ def prepare_fsdd(
 
     Most recordings are shorter than half a second, so the digits of one speaker and split are joined, in an order
     drawn from ``seed``, into utterances of 3 to 4 s: ``output/wavs/<speaker>-<split>-<number>.wav``, 16-bit PCM at
-    the corpus' rate, without gaps. They are spread so that the utterances of a speaker last about the same. ``text`` has
+    the corpus' rate, without gaps. They are spread so that a speaker's utterances last about the same. ``text`` has
     the words, ``ali`` their intervals.
 
     Splits: test is index 0 to 4, dev index 5 to 9, train the others (10 to 49), so each has all speakers and digits.
