@@ -80,7 +80,9 @@ class Line(NamedTuple):
         """Split ``rest`` into as many columns as ``names`` has words, or raise a :class:`UserError`."""
         columns = self.rest.split()
         if len(columns) != len(names.split()):
-            raise UserError(f"{self.where}: {self.key + ' ' + self.rest!r} should be '<id> {names}'")
+            raise UserError(
+                f"{self.where}: {self.key + ' ' + self.rest!r} should be '<id> {names}', without white space in any"
+            )
         return columns
 
     def seconds(self, value: str, name: str) -> float:

@@ -145,11 +145,11 @@ def batch_utterances(
         float32, ``utterance_id`` and ``meta``, lists of B.
 
     Raises:
-        UserError: the index or a shard is missing or damaged; a speaker that is not in ``speakers``.
-        ValueError: ``max_frames`` below 1.
+        UserError: the index or a shard is missing or damaged; a speaker that is not in ``speakers``; ``max_frames``
+            below 1.
     """
     if max_frames < 1:
-        raise ValueError(f"max_frames {max_frames}; at least 1 is needed")
+        raise UserError(f"max_frames {max_frames}; at least 1 is needed")
     index = index_dir if isinstance(index_dir, ShardIndex) else ShardIndex.load(index_dir)
     numbers = speaker_numbers(index, speakers)
     reader = ShardReader(index)

@@ -121,6 +121,8 @@ def write_shards(
     for name, value in (("num_workers", num_workers), ("utterances_per_shard", utterances_per_shard)):
         if value < 1:
             raise UserError(f"{name} {value}; at least 1 is needed")
+    if max_bad < 0:
+        raise UserError(f"max_bad {max_bad}; legal is 0 or more (--max-bad)")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}; legal are {', '.join(DTYPES)}")
     data = DataDir.read(data_dir, allow_pipes)

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from sqvae_speech.errors import UserError
+
 SPLITS = ("train", "dev", "test")
 
 
@@ -34,10 +36,10 @@ def split_by_sentence(items: Iterable[Item], fraction: float = 0.05, seed: int =
         seed: another seed, another division.
 
     Raises:
-        ValueError: ``fraction`` outside 0 to 0.4.
+        UserError: ``fraction`` outside 0 to 0.4.
     """
     if not 0 <= fraction <= 0.4:
-        raise ValueError(f"fraction {fraction} of dev and of test; legal are 0 to 0.4")
+        raise UserError(f"fraction {fraction} for dev and for test; legal are 0 to 0.4 (--fraction)")
     items = list(items)
     sentences: dict[str, list[Item]] = defaultdict(list)
     for item in items:

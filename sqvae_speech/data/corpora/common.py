@@ -58,6 +58,8 @@ def existing_corpus(corpus: str | Path, what: str, folder_only: bool = True) -> 
 
 def refuse_damage(left_out: list[LeftOut], max_bad: int) -> None:
     """Raise :class:`UserError` with the first reasons when more than ``max_bad`` recordings are damaged."""
+    if max_bad < 0:
+        raise UserError(f"max_bad {max_bad}; legal is 0 or more (--max-bad)")
     damaged = [item for item in left_out if item.damaged]
     if len(damaged) > max_bad:
         reasons = "\n".join(f"  {item.reason}" for item in damaged[:10])
