@@ -201,7 +201,7 @@ class Quantizer(nn.Module, ABC):
                 f"{self.describe()} needs log_var {tuple(expected)} for latents {tuple(z.shape)}, got {got}"
             )
         rows = log_var.expand(*z.shape[:-1], channels)
-        if mask is not None and not self.log_var_per_example:
+        if mask is not None:
             rows = rows.masked_fill(~mask[..., None], 0.0)
         return at_least_float32(rows).reshape(-1, channels)
 

@@ -6,7 +6,7 @@ the gradient of q and h that of H, a row's backward is
     dL = w ∘ (G Bᵀ - <G, q>) / τ  -  h p ∘ (log p + H)
 
 since Σ_k w_k (G Bᵀ)_k = <G, q>. The rest is matrix products: dB = wᵀ G + (∂L/∂B)ᵀ dL, dz = (∂L/∂z)ᵀ dL. Only z, the
-codebook, the weight, q, H and two log-normalisers a row are kept from the forward pass.
+codebook, the weight, q, H, the highest logit and two log-normalisers a row are kept from the forward pass.
 """
 
 import torch
@@ -64,7 +64,7 @@ def forward(
     """See :mod:`sqvae_speech.quantization.fused`."""
     problem, size = _Problem(z, codebook, weight, kind), len(codebook)
     quantized, entropy = torch.empty_like(z), z.new_empty(len(z))
-    indices, statistics = entropy.to(torch.int64), z.new_empty(2, len(z))
+    indices, statistics = entropy.to(torch.int64), z.new_empty(3, len(z))
     posterior_sum = z.new_zeros(size)
     for start in range(0, len(z), block_rows(size)):
         block = slice(start, min(start + block_rows(size), len(z)))
@@ -81,8 +81,11 @@ def forward(
         sample = noisy.sub_(noisy_top[:, None]).exp_()
         sample_total = sample.sum(dim=-1)
         quantized[block] = (sample @ codebook) / sample_total[:, None]
-        statistics[0, block] = top + total.log()
-        statistics[1, block] = noisy_top + sample_total.log() + top / temperature
+        # the normalisers stay apart from the highest logit: at small variances that is large, and would take their
+        # digits; the backward's weights would then not sum to one
+        statistics[0, block] = top
+        statistics[1, block] = total.log()
+        statistics[2, block] = noisy_top + sample_total.log()
     return quantized, entropy, indices, posterior_sum, statistics
 
 
@@ -108,9 +111,10 @@ def backward(
     for start in range(0, len(z), block_rows(size)):
         block = slice(start, min(start + block_rows(size), len(z)))
         logits, rows, outer = problem.logits(block), problem.rows(block), grad_quantized[block]
-        log_posterior = logits - statistics[0, block, None]
+        logits -= statistics[0, block, None]
+        log_posterior = logits - statistics[1, block, None]
         noisy = noise.gumbel(seed, block.start, block.stop, size, z.dtype).add_(logits).div_(temperature)
-        sample = noisy.sub_(statistics[1, block, None]).exp_()
+        sample = noisy.sub_(statistics[2, block, None]).exp_()
         grad_codebook.addmm_(sample.T, outer)
         grad_logits = outer @ codebook.T
         grad_logits -= (outer * quantized[block]).sum(dim=-1, keepdim=True)

@@ -3,14 +3,15 @@
 A backend is a module with two functions on plain tensors, no autograd inside, and one question::
 
     forward(z, codebook, weight, seed, mask, temperature, kind)
-        -> quantized (N, D), entropy (N,), indices (N,) int64, posterior_sum (K,), statistics (2, N)
+        -> quantized (N, D), entropy (N,), indices (N,) int64, posterior_sum (K,), statistics (3, N)
     backward(grad_quantized, grad_entropy, z, codebook, weight, seed, temperature, kind,
              quantized, entropy, statistics)
         -> grad_z, grad_codebook, grad_weight, in the shapes of z, codebook and weight
     unavailable(device) -> why it cannot run there, or None
 
-``statistics`` is whatever a row needs in the backward pass, commonly the log-normalisers of the posterior and of the
-relaxed sample; nothing of size N x K is kept, and the noise is drawn again from the seed (:mod:`.noise`).
+``statistics`` is whatever a row needs in the backward pass, commonly the highest logit and, relative to it, the
+log-normalisers of the posterior and of the relaxed sample; nothing of size N x K is kept, and the noise is drawn
+again from the seed (:mod:`.noise`).
 """
 
 import importlib
@@ -159,7 +160,7 @@ def _operator(
 
 @_operator.register_fake
 def _(z, codebook, weight, seed, mask, temperature, kind, backend):
-    rows, statistics = z.new_empty(z.shape[0]), z.new_empty(2, z.shape[0])
+    rows, statistics = z.new_empty(z.shape[0]), z.new_empty(3, z.shape[0])
     return torch.empty_like(z), rows, rows.to(torch.int64), z.new_empty(codebook.shape[0]), statistics
 
 

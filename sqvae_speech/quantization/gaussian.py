@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sqvae_speech.quantization import functional
 from sqvae_speech.quantization.base import Rows
-from sqvae_speech.quantization.stochastic import StochasticQuantizer
+from sqvae_speech.quantization.stochastic import Prepared, StochasticQuantizer
 
 # covariance -> the paper's type (Table 1)
 COVARIANCES = {"global": "I", "sample": "II", "position": "III", "diagonal": "IV"}
@@ -63,9 +63,11 @@ class GaussianQuantizer(StochasticQuantizer):
     def decoding_codebook(self) -> Tensor:
         return self.codebook
 
-    def _prepared(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    def _prepared(self, rows: Rows) -> Prepared:
         codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
-        return rows.z, codebook, torch.exp(-self._total_log_scale(rows)).to(rows.z.dtype)
+        centre = codebook.detach().mean(dim=0)
+        precision = torch.exp(-self._total_log_scale(rows)).to(rows.z.dtype)
+        return Prepared(rows.z - centre, codebook - centre, precision, centre)
 
     def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor:
         return functional.gaussian_divergence(z, quantized, weight)

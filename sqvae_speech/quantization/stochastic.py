@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,23 @@ from torch import Tensor, nn
 from sqvae_speech.quantization import functional, metrics
 from sqvae_speech.quantization.base import Quantizer, QuantizerOutput, Rows
 from sqvae_speech.quantization.fused import check_backend, stochastic_quantize
+
+
+class Prepared(NamedTuple):
+    """What logits and divergences are made from.
+
+    Attributes:
+        z: (N, D).
+        codebook: (K, D).
+        weight: (1, 1), (N, 1) or (N, D), the precision of the Gaussian kinds and κ of the vMF one.
+        centre: (D,) what ``z`` and ``codebook`` have been reduced by, or None. No distance depends on it, but in
+            float32 a common offset costs the digits of small distances.
+    """
+
+    z: Tensor
+    codebook: Tensor
+    weight: Tensor
+    centre: Tensor | None
 
 
 class StochasticQuantizer(Quantizer):
@@ -51,11 +69,7 @@ class StochasticQuantizer(Quantizer):
         return torch.logaddexp(torch.zeros_like(s) if rows.log_var is None else rows.log_var, s)
 
     @abstractmethod
-    def _prepared(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """``z`` (N, D), ``codebook`` (K, D) and ``weight`` ((1, 1), (N, 1) or (N, D)) that logits are made from.
-
-        The weight is the precision of the Gaussian kinds and κ of the vMF one.
-        """
+    def _prepared(self, rows: Rows) -> Prepared: ...
 
     def _logits(self, z: Tensor, codebook: Tensor, weight: Tensor) -> Tensor:
         return functional.LOGITS[self.kind](z, codebook, weight)
@@ -64,19 +78,21 @@ class StochasticQuantizer(Quantizer):
     def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor: ...
 
     def _quantize(self, rows: Rows, temperature: float, sample: bool) -> QuantizerOutput:
-        z, codebook, weight = self._prepared(rows)
+        z, codebook, weight, centre = self._prepared(rows)
         if sample and self.training:
-            quantized, entropy, indices, posterior = stochastic_quantize(
+            centred, entropy, indices, posterior = stochastic_quantize(
                 z, codebook, weight, kind=self.kind, temperature=temperature, mask=rows.mask, backend=self.backend
             )
+            quantized = centred if centre is None else centred + centre
         else:
             logits = self._logits(z, codebook, weight)
             indices, entropy = logits.argmax(dim=-1), functional.entropy(logits)
             posterior = rows.select(logits.detach().softmax(dim=-1)).sum(dim=0)
             drawn = (logits + functional.gumbel_noise(logits)).argmax(dim=-1) if sample else indices
-            quantized = F.embedding(drawn, codebook)
+            centred = F.embedding(drawn, codebook)
+            quantized = F.embedding(drawn, self.decoding_codebook())  # to the last bit what decode gives
         kl_discrete = rows.total(math.log(self.codebook_size) - entropy) / rows.batch_size
-        kl_continuous = rows.total(self._divergence(z, quantized, weight)) / rows.batch_size
+        kl_continuous = rows.total(self._divergence(z, centred, weight)) / rows.batch_size
         with torch.no_grad():
             counts = metrics.code_counts(indices, self.codebook_size, rows.mask)
             report = {
@@ -94,7 +110,7 @@ class StochasticQuantizer(Quantizer):
     def _scale_metrics(self, rows: Rows, weight: Tensor) -> dict[str, Tensor]: ...
 
     def _posterior(self, rows: Rows) -> Tensor:
-        return self._logits(*self._prepared(rows)).softmax(dim=-1)
+        return self._logits(*self._prepared(rows)[:3]).softmax(dim=-1)
 
     def _nearest(self, rows: Rows) -> Tensor:
-        return self._logits(*self._prepared(rows)).argmax(dim=-1)
+        return self._logits(*self._prepared(rows)[:3]).argmax(dim=-1)

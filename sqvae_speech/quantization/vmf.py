@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sqvae_speech.quantization import functional
 from sqvae_speech.quantization.base import Rows
-from sqvae_speech.quantization.stochastic import StochasticQuantizer
+from sqvae_speech.quantization.stochastic import Prepared, StochasticQuantizer
 
 
 class VmfQuantizer(StochasticQuantizer):
@@ -48,10 +48,10 @@ class VmfQuantizer(StochasticQuantizer):
     def decoding_codebook(self) -> Tensor:
         return F.normalize(self.codebook, dim=-1)
 
-    def _prepared(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    def _prepared(self, rows: Rows) -> Prepared:
         codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
         kappa = self._total_log_scale(rows).exp().to(rows.z.dtype)
-        return F.normalize(rows.z, dim=-1), F.normalize(codebook, dim=-1), kappa
+        return Prepared(F.normalize(rows.z, dim=-1), F.normalize(codebook, dim=-1), kappa, None)
 
     def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor:
         return functional.vmf_divergence(z, quantized, weight)
