@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sqvae_speech.quantization.functional import at_least_float32
+
 
 class ReconstructionLoss(NamedTuple):
     """``loss``: scalar in nats per example, up to constants. ``mse``: detached mean squared error, whole batch."""
@@ -29,13 +31,14 @@ class _SquaredError(NamedTuple):
 
 
 def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None, synchronize: bool) -> _SquaredError:
-    error = (output.float() - target.float()).square()
+    error = at_least_float32(output) - at_least_float32(target)
     if mask is not None:
+        # blanked before it is squared: the square's gradient, 0 * NaN, would bring padding of any content back in
         error = error.masked_fill(~mask, 0.0)
         values = mask.expand_as(error).sum()
     else:
         values = torch.tensor(error.numel(), device=error.device)
-    local = error.sum()
+    local = error.square().sum()
     totals = torch.stack(
         (local.detach().double(), values.double(), torch.tensor(float(len(output)), device=error.device).double())
     )
