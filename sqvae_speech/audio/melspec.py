@@ -166,7 +166,10 @@ class MelSpec:
         return 1 + (num_samples + 2 * self.pad_samples - self.n_fft) // self.hop_length
 
     def num_samples(self, num_frames: int) -> int:
-        """Return the fewest samples whose mel has ``num_frames`` frames: the length that a vocoder gives back."""
+        """Return the length that a vocoder gives back: the fewest samples whose mel has ``num_frames`` frames.
+
+        A mel so short that no legal wav has as few frames gives :attr:`min_samples`.
+        """
         shortest = (num_frames - 1) * self.hop_length + self.n_fft - 2 * self.pad_samples
         return max(shortest, self.min_samples)
 

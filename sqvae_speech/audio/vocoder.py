@@ -1,0 +1,250 @@
+"""From log-mel back to sound: the ``Vocoder`` interface, and Griffin-Lim, which needs no trained weights."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sqvae_speech.audio.filterbank import mel_filterbank
+from sqvae_speech.audio.melspec import MelSpec
+from sqvae_speech.errors import UserError, nearest
+
+# Enough for the mel of the spectrum found to be within 0.05 dB of the mel asked for, on speech and for every preset.
+_MEL_ITERATIONS = 40
+_FRAMES_AT_ONCE = 4096
+_FULL_SCALE = 0.999
+
+
+class Vocoder(ABC):
+    """Turns log-mels into wavs. One method, :meth:`vocode`, and one property, :attr:`mel_spec`."""
+
+    @property
+    @abstractmethod
+    def mel_spec(self) -> MelSpec:
+        """The features it takes; those of any other spec sound wrong, so callers compare first."""
+
+    @abstractmethod
+    def vocode(self, mel: Tensor, peak: Tensor | float | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Synthesise.
+
+        Args:
+            mel: (n_mels, T), or (B, n_mels, T) floating point, as :class:`~sqvae_speech.audio.logmel.LogMel` gives.
+            peak: largest absolute sample of the recording (a number, or (B,)), as ``LogMelOutput.peak``; brings back
+                the level that a spec with ``peak`` removes. ``None`` leaves the level that the spec normalises to.
+                Specs without ``peak`` keep the level in the mel and do not need it.
+            lengths: (B,) integers, real frames of each utterance; ``None``: all. Each utterance sounds the same alone
+                and in any batch.
+
+        Returns:
+            (samples,) or (B, samples) float32 at ``mel_spec.sample_rate``: ``mel_spec.num_samples(frames)`` samples
+            of each utterance, then zeros. An utterance that would exceed full scale is scaled down to 0.999.
+
+        Raises:
+            UserError: the mel's shape is wrong or it holds NaN or infinity, or peak or lengths do not fit it.
+        """
+
+
+class GriffinLim(Vocoder):
+    """Griffin-Lim with momentum (Perraudin, Balazs, Sondergaard, WASPAA 2013), from mel bands.
+
+    The logarithm and the normalisation are undone; a linear spectrum, never negative, that has these mel bands is
+    found by multiplicative updates for the Kullback-Leibler divergence (Lee and Seung, 2001), which fit quiet bands
+    as closely as loud ones; phases are found by going to and fro between spectrum and wav; then pre-emphasis is undone
+    and the level restored. The first phases are those of one fixed noise, so the result is always the same.
+
+    Args:
+        mel_spec: the features it is to take.
+        n_iter: rounds of phase search; more than 60 gain little.
+        momentum: 0 is the original algorithm, 0.99 the fast one; 1 and more can diverge.
+
+    Raises:
+        UserError: ``n_iter`` or ``momentum`` is not legal.
+    """
+
+    def __init__(self, mel_spec: MelSpec, n_iter: int = 60, momentum: float = 0.99):
+        if n_iter < 1:
+            raise UserError(f"n_iter is {n_iter}; Griffin-Lim needs at least 1 round (60 is the default)")
+        if not 0 <= momentum < 1:
+            raise UserError(f"momentum is {momentum}; it has to be from 0 to less than 1 (0.99 is the default)")
+        self._mel_spec = mel_spec
+        self._n_iter = n_iter
+        self._momentum = momentum
+        # The spectrum of a short window is smooth: some of the bins say it all, and the transform is faster.
+        self._n_fft = mel_spec.n_fft
+        while self._n_fft % 4 == 0 and self._n_fft // 2 >= mel_spec.win_length:
+            self._n_fft //= 2
+        self._bin_step = mel_spec.n_fft // self._n_fft
+        self._filters = torch.from_numpy(mel_filterbank(mel_spec)).float()
+        self._window = torch.hann_window(mel_spec.win_length, periodic=True)
+
+    @property
+    def mel_spec(self) -> MelSpec:
+        """The features it takes, any :class:`MelSpec`."""
+        return self._mel_spec
+
+    @torch.no_grad()
+    def vocode(self, mel: Tensor, peak: Tensor | float | None = None, lengths: Tensor | None = None) -> Tensor:
+        """See :meth:`Vocoder.vocode`."""
+        spec = self._mel_spec
+        single = mel.ndim == 2
+        batch = mel[None] if single else mel
+        lengths = _checked_lengths(batch, lengths, spec)
+        real = torch.arange(batch.shape[2], device=mel.device) < lengths[:, None]
+        if not torch.isfinite(batch.masked_fill(~real[:, None], 0.0)).all():
+            raise UserError(
+                "the mel holds NaN or infinity; the model that made it has diverged, use another checkpoint"
+            )
+
+        # A CPU does not gain from batches, and loses by padding: there each utterance goes alone, at its own length.
+        rows = len(batch) if batch.is_cuda else 1
+        parts = zip(batch.split(rows), lengths.split(rows), strict=True)
+        wavs = [self._synthesise(part[:, :, : int(n.max())], n) for part, n in parts]
+        longest = max(wav.shape[1] for wav in wavs)
+        wav = torch.cat([F.pad(wav, (0, longest - wav.shape[1])) for wav in wavs])
+
+        if spec.peak is not None and peak is not None:
+            wav = wav * (_checked_peak(peak, len(batch), wav) / spec.peak)[:, None]
+        loudest = wav.abs().amax(dim=1, keepdim=True)
+        wav = wav * torch.where(loudest > 1.0, _FULL_SCALE / loudest, 1.0)
+        return wav[0].float() if single else wav.float()
+
+    def _synthesise(self, mel: Tensor, lengths: Tensor) -> Tensor:
+        """Return the wavs, (B, samples) float64, at the level that the mel has, zero past each utterance's length."""
+        spec = self._mel_spec
+        real = torch.arange(mel.shape[2], device=mel.device) < lengths[:, None]
+        linear = _undo_log(mel.double().masked_fill(~real[:, None], -math.inf), spec)
+        # Everything up to the level is the same at any scale: each utterance is brought to 1, and float32 is enough.
+        scale = linear.amax(dim=(1, 2), keepdim=True)
+        magnitude = self._undo_mel((linear / scale).float())
+        wav = self._find_wav(magnitude.masked_fill(~real[..., None], 0.0), real).double()
+        samples = torch.tensor([spec.num_samples(n) for n in lengths.tolist()], device=mel.device)
+        longest = int(samples.max())
+        beyond = torch.arange(longest, device=mel.device) >= samples[:, None]
+        wav = F.pad(wav, (0, max(0, longest - wav.shape[1])))[:, :longest].masked_fill(beyond, 0.0)
+        wav = _undo_preemphasis(wav, spec.preemphasis).masked_fill(beyond, 0.0)
+        return wav * scale[:, 0] ** (1.0 / spec.power)
+
+    def _undo_mel(self, mel: Tensor) -> Tensor:
+        """Return the magnitudes, (B, frames, bins), whose mel bands are ``mel`` (B, n_mels, frames), linear."""
+        filters = self._filters.to(mel.device)
+        covered = filters.sum(dim=0)
+        # Bins in no band stay 0: nothing is known of them.
+        per_bin = torch.where(covered > 0, 1.0 / covered, 0.0)
+        per_band = 1.0 / filters.sum(dim=1)
+        target = mel.transpose(1, 2).reshape(-1, mel.shape[1])
+        parts = []
+        for wanted in target.split(_FRAMES_AT_ONCE):
+            spectrum = (wanted * per_band) @ filters * per_bin
+            for _ in range(_MEL_ITERATIONS):
+                found = (spectrum @ filters.T).clamp(min=1e-30)
+                spectrum = spectrum * ((wanted / found) @ filters * per_bin)
+            parts.append(spectrum[:, :: self._bin_step])
+        spectrum = torch.cat(parts).reshape(mel.shape[0], mel.shape[2], -1)
+        return spectrum.sqrt() if self._mel_spec.power == 2.0 else spectrum
+
+    def _find_wav(self, magnitude: Tensor, real: Tensor) -> Tensor:
+        """Return the wav, (B, samples), from sample 0 on, whose magnitudes are nearest to those given.
+
+        Args:
+            magnitude: (B, frames, bins) float32, 0 in frames that are not real.
+            real: (B, frames) bool.
+        """
+        spec = self._mel_spec
+        hop, win = spec.hop_length, spec.win_length
+        window = self._window.to(magnitude.device)
+        span = (magnitude.shape[1] - 1) * hop + win
+        overlap = math.ceil(win / hop)
+
+        def overlap_add(frames: Tensor) -> Tensor:
+            batch, count, _ = frames.shape
+            pieces = F.pad(frames, (0, overlap * hop - win)).unflatten(2, (overlap, hop))
+            total = frames.new_zeros(batch, count + overlap - 1, hop)
+            for lag in range(overlap):
+                total[:, lag : lag + count] += pieces[:, :, lag]
+            return total.flatten(1)[:, :span]
+
+        def to_spectrum(wav: Tensor) -> Tensor:
+            return torch.fft.rfft(wav.unfold(1, win, hop) * window, n=self._n_fft)
+
+        # The wav whose frames are nearest to given ones, in the least squares, is their windowed sum over this.
+        weight = overlap_add(real[..., None] * window.square()).clamp(min=1e-6)
+
+        def to_wav(spectrum: Tensor) -> Tensor:
+            return overlap_add(torch.fft.irfft(spectrum, n=self._n_fft)[..., :win] * window) / weight
+
+        # NumPy draws one after another: a longer noise begins with the shorter, whatever the batch.
+        noise = torch.from_numpy(np.random.default_rng(0).standard_normal(span, dtype=np.float32))
+        guess = magnitude * torch.sgn(to_spectrum(noise[None].to(magnitude.device)))
+        previous: Tensor | None = None
+        for _ in range(self._n_iter):
+            rebuilt = to_spectrum(to_wav(guess))
+            ahead = rebuilt
+            if previous is not None:
+                ahead = torch.sub(rebuilt, previous, alpha=self._momentum / (1 + self._momentum))
+            guess, previous = magnitude * torch.sgn(ahead), rebuilt
+        return to_wav(guess)[:, -spec.window_start :]
+
+
+VOCODERS: dict[str, Callable[[MelSpec], Vocoder]] = {"griffin_lim": GriffinLim}
+
+
+def load_vocoder(name: str, mel_spec: MelSpec) -> Vocoder:
+    """Return the vocoder called ``name``, for features of ``mel_spec``.
+
+    Raises:
+        UserError: there is no such vocoder.
+    """
+    if name.startswith("hub:"):
+        raise UserError(f"vocoder {name!r}: torch.hub vocoders cannot be loaded yet; griffin_lim needs no download")
+    if name not in VOCODERS:
+        raise UserError(f"no vocoder {name!r}{nearest(name, VOCODERS)} (legal: {', '.join(VOCODERS)})")
+    return VOCODERS[name](mel_spec)
+
+
+def _checked_lengths(mel: Tensor, lengths: Tensor | None, spec: MelSpec) -> Tensor:
+    if mel.ndim != 3 or mel.shape[1] != spec.n_mels or not mel.is_floating_point() or 0 in mel.shape:
+        raise UserError(
+            f"mel is {tuple(mel.shape)} {mel.dtype}; for {spec.name} it has to be (batch, {spec.n_mels}, frames) or "
+            f"({spec.n_mels}, frames) of floating point, with at least one frame"
+        )
+    if lengths is None:
+        return torch.full((len(mel),), mel.shape[2], device=mel.device)
+    if lengths.shape != (len(mel),) or lengths.is_floating_point():
+        raise UserError(f"lengths are {tuple(lengths.shape)} {lengths.dtype}; they have to be ({len(mel)},) integers")
+    if int(lengths.min()) < 1 or int(lengths.max()) > mel.shape[2]:
+        raise UserError(f"lengths are {lengths.tolist()}; each has to be from 1 to the mel's {mel.shape[2]} frames")
+    return lengths.to(mel.device, torch.int64)
+
+
+def _checked_peak(peak: Tensor | float, batch: int, like: Tensor) -> Tensor:
+    peaks = torch.as_tensor(peak, dtype=like.dtype, device=like.device)
+    if peaks.shape not in ((), (1,), (batch,)) or not (torch.isfinite(peaks) & (peaks >= 0)).all():
+        raise UserError(f"peak is {peaks.tolist()}; it has to be one number, 0 or more, or {batch} of them")
+    return peaks.expand(batch)
+
+
+def _undo_log(mel: Tensor, spec: MelSpec) -> Tensor:
+    """Return the linear mel, of the spec's power; minus infinity becomes 0."""
+    if spec.log == "ln":
+        return mel.exp()
+    if spec.log == "db":
+        if spec.normalize and spec.dynamic_range is not None:
+            mel = (mel - 1.0) * spec.dynamic_range
+        mel = mel * (spec.power / 20.0)
+    return torch.pow(10.0, mel)
+
+
+def _undo_preemphasis(wav: Tensor, preemphasis: float) -> Tensor:
+    """Return ``y`` of ``y[t] = wav[t] + preemphasis * y[t - 1]``, (B, T), by division of the spectra."""
+    if not preemphasis:
+        return wav
+    # The filter rings on past the end; as many zeros as it takes to fall by 1e-12 keep that out of the beginning.
+    ringing = math.ceil(math.log(1e-12) / math.log(preemphasis))
+    length = 2 ** math.ceil(math.log2(wav.shape[1] + ringing))
+    angle = torch.arange(length // 2 + 1, device=wav.device, dtype=wav.dtype) * (2 * math.pi / length)
+    response = 1.0 - preemphasis * torch.polar(torch.ones_like(angle), -angle)
+    return torch.fft.irfft(torch.fft.rfft(wav, n=length) / response, n=length)[:, : wav.shape[1]]
