@@ -13,7 +13,7 @@ from sqvae_speech.audio.filterbank import mel_filterbank
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.errors import UserError, nearest
 
-# Enough for the mel of the spectrum found to be within 0.05 dB of the mel asked for, on speech and for every preset.
+# On speech, the mel of the spectrum found is then 0.05 dB (root mean square) from the mel asked for, or less.
 _MEL_ITERATIONS = 40
 _FRAMES_AT_ONCE = 4096
 _FULL_SCALE = 0.999
@@ -53,8 +53,8 @@ class GriffinLim(Vocoder):
 
     The logarithm and the normalisation are undone; a linear spectrum, never negative, that has these mel bands is
     found by multiplicative updates for the Kullback-Leibler divergence (Lee and Seung, 2001), which fit quiet bands
-    as closely as loud ones; phases are found by going to and fro between spectrum and wav; then pre-emphasis is undone
-    and the level restored. The first phases are those of one fixed noise, so the result is always the same.
+    as closely as loud ones; phases are found by going to and fro between spectrum and wav; then pre-emphasis is
+    undone and the level restored. The first phases are those of one fixed noise: the result is always the same.
 
     Args:
         mel_spec: the features it is to take.
