@@ -46,7 +46,7 @@ class TrainingConfig:
         checkpoint_interval: steps between checkpoints.
         keep_checkpoints: how many of the latest to keep; the best and ``keep_steps`` stay besides.
         keep_steps: steps whose checkpoints are kept, for learning curves.
-        num_plots: validation utterances drawn each time.
+        num_plots: utterances drawn at each validation, with the codes and the curves so far; 0 draws nothing.
     """
 
     num_steps: int = 500_000

@@ -144,7 +144,8 @@ class Trainer:
                 self._save(best=improved)
         bar.close()
         if self.metrics is not None:
-            self.metrics.plot()
+            if settings.num_plots:
+                self.metrics.plot()
             self.metrics.close()
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
@@ -211,7 +212,7 @@ class Trainer:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             dynamic_range=self.mel_spec.dynamic_range if self.mel_spec.normalize else None,
-            plots_dir=self.exp_dir / "plots" if self.accelerator.is_main_process else None,
+            plots_dir=self.exp_dir / "plots" if self.metrics is not None and settings.num_plots else None,
             num_plots=settings.num_plots,
             mel_spec=self.mel_spec,
         )
@@ -219,7 +220,8 @@ class Trainer:
         self.best = min(self.best, scores["mse"])
         if self.metrics is not None:
             self.metrics.write(self.step, "valid", scores)
-            self.metrics.plot()
+            if settings.num_plots:
+                self.metrics.plot()
         return improved
 
     def _validation_batches(self) -> Iterator[dict[str, Any]]:

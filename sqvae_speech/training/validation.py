@@ -1,9 +1,10 @@
 """Validation on whole utterances, shared out over processes."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -12,8 +13,23 @@ from sqvae_speech.models.speech import SpeechModel
 from sqvae_speech.plots import plot_code_histogram, plot_mels
 from sqvae_speech.quantization import CodebookStatistics
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def isolated_random_state(function: Function) -> Function:
+    """Run ``function`` from a fixed seed and put the random states back: a run must not depend on its validations."""
+
+    @functools.wraps(function)
+    def isolated(*args: Any, **kwargs: Any) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return function(*args, **kwargs)
+
+    return cast(Function, isolated)
+
 
 @torch.no_grad()
+@isolated_random_state
 def validate(
     model: SpeechModel,
     batches: Iterable[dict[str, Any]],
@@ -27,7 +43,7 @@ def validate(
     num_plots: int = 0,
     mel_spec: MelSpec | None = None,
 ) -> dict[str, float]:
-    """Score a model in evaluation mode.
+    """Score a model in evaluation mode; always with the same draws, and without moving those of training.
 
     Args:
         model: not wrapped; left in the mode it was in.
