@@ -163,10 +163,7 @@ def _array(values: Any) -> np.ndarray[Any, Any]:
 
 
 def _perplexity(counts: np.ndarray) -> float:
-    total = counts.sum()
-    if total == 0:
-        return 0.0
-    p = counts[counts > 0] / total
+    p = counts[counts > 0] / counts.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
 
 

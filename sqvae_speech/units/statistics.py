@@ -1,0 +1,204 @@
+"""What a set of units is like: how much of the codebook it uses, its bits a second, how long units last."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sqvae_speech.errors import UserError
+from sqvae_speech.units.sequences import UtteranceUnits, deduplicate, expand
+from sqvae_speech.units.store import UnitStore, UnitStoreMeta
+
+
+def code_counts(units: Iterable[UtteranceUnits], codebook_size: int, num_codebooks: int = 1) -> np.ndarray:
+    """Count the uses of every code, in units as stored.
+
+    Returns:
+        (N, K) int64.
+    """
+    counts = np.zeros((num_codebooks, codebook_size), dtype=np.int64)
+    for utterance in units:
+        for book, codes in enumerate(utterance.codes):
+            counts[book] += np.bincount(codes, minlength=codebook_size)
+    return counts
+
+
+def entropy_bits(weights: Iterable[float] | np.ndarray) -> float:
+    """Entropy in bits of non-negative counts or weights, normalised to one; 0 when there are none. Float64."""
+    p = np.asarray(list(weights) if not isinstance(weights, np.ndarray) else weights, dtype=np.float64).ravel()
+    p = p[p > 0]
+    if p.size == 0:
+        return 0.0
+    p = p / p.sum()
+    return float(max(0.0, -(p * np.log2(p)).sum()))
+
+
+def perplexity(weights: np.ndarray) -> float:
+    """2 to the entropy: how many codes, used equally often, would be as uncertain. 1 when nothing was counted."""
+    return 2.0 ** entropy_bits(weights)
+
+
+def usage(counts: np.ndarray) -> float:
+    """The share of the codebook that was used at all, 0 to 1. ``counts`` is (K,)."""
+    return float(np.count_nonzero(counts) / counts.size)
+
+
+@dataclass(frozen=True)
+class UnitDurations:
+    """How many steps a unit lasts before another follows (run lengths).
+
+    ``mean``, ``median``, ``std`` (of the population) and ``maximum`` in steps; ``mean_seconds`` when the frame rate
+    is known; ``histogram[n]`` counts the runs of n steps.
+    """
+
+    runs: int
+    mean: float
+    median: float
+    std: float
+    maximum: int
+    mean_seconds: float | None
+    histogram: dict[int, int]
+
+
+@dataclass(frozen=True)
+class UnitStatistics:
+    """Statistics of a split; see :func:`unit_statistics` for the definitions."""
+
+    utterances: int
+    units: int
+    seconds: float | None
+    codebook_size: int
+    num_codebooks: int
+    frame_rate: float | None
+    deduplicated: bool
+    perplexity: list[float]
+    usage: list[float]
+    used: list[int]
+    entropy: float
+    bitrate: float | None
+    bitrate_maximum: float | None
+    bitrate_deduplicated: float | None
+    durations: UnitDurations | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, for JSON (whose keys are strings, so those of the histogram are too)."""
+        values = asdict(self)
+        if self.durations is not None:
+            values["durations"]["histogram"] = {str(n): count for n, count in self.durations.histogram.items()}
+        return values
+
+
+def unit_statistics(store: UnitStore) -> UnitStatistics:
+    """Summarise a store.
+
+    - ``perplexity``, ``usage``, ``used``: a number a codebook, over units as stored.
+    - ``entropy``: bits a unit; with several codebooks a unit is the column of its codes.
+    - ``bitrate``: bit/s as ZeroSpeech 2019 defines it, (n / D) H: n units as stored, H their entropy, D the duration
+      of the recordings in seconds.
+    - ``bitrate_maximum``: bit/s if every code were as likely as every other, (n / D) N log2 K.
+    - ``bitrate_deduplicated``: the same as ``bitrate`` once runs are collapsed and their durations thrown away.
+    - ``durations``: run lengths in steps, None when the units are deduplicated and their durations are not known.
+
+    D is the number of mel frames times their hop where the store knows both, else the number of units over the frame
+    rate (which misses the frame lost at each edge); without a frame rate there is no bitrate.
+
+    Raises:
+        UserError: for a store without a single unit.
+    """
+    meta = store.meta
+    counts = np.zeros((meta.num_codebooks, meta.codebook_size), dtype=np.int64)
+    symbols: Counter[bytes] = Counter()
+    collapsed: Counter[bytes] = Counter()
+    histogram: Counter[int] = Counter()
+    seconds, utterances, runs_known = 0.0, 0, True
+    for utterance in store:
+        utterances += 1
+        counts += code_counts([utterance], meta.codebook_size, meta.num_codebooks)
+        _count_symbols(utterance, symbols)
+        runs = deduplicate(utterance)
+        _count_symbols(runs, collapsed)
+        if runs.durations is not None:
+            histogram.update(runs.durations.tolist())
+        seconds += _seconds(utterance, meta)
+        # run lengths of units that were deduplicated without their durations would all be 1, and mean nothing
+        runs_known = runs_known and (utterance.durations is not None or not meta.deduplicated)
+    total = symbols.total()
+    if total == 0:
+        raise UserError(f"{store.name}: no units in {utterances} utterances; nothing to summarise")
+    known = math.isfinite(seconds) and seconds > 0
+    return UnitStatistics(
+        utterances=utterances,
+        units=total,
+        seconds=seconds if known else None,
+        codebook_size=meta.codebook_size,
+        num_codebooks=meta.num_codebooks,
+        frame_rate=meta.frame_rate,
+        deduplicated=meta.deduplicated,
+        perplexity=[perplexity(book) for book in counts],
+        usage=[usage(book) for book in counts],
+        used=[int(np.count_nonzero(book)) for book in counts],
+        entropy=_entropy(symbols),
+        bitrate=total / seconds * _entropy(symbols) if known else None,
+        bitrate_maximum=total / seconds * meta.num_codebooks * math.log2(meta.codebook_size) if known else None,
+        bitrate_deduplicated=collapsed.total() / seconds * _entropy(collapsed) if known else None,
+        durations=_durations(histogram, meta.frame_rate) if runs_known else None,
+    )
+
+
+def unit_durations(units: Iterable[UtteranceUnits], frame_rate: float | None = None) -> UnitDurations:
+    """Run lengths of units (expanded first, so deduplicated ones give the same).
+
+    Args:
+        units: utterances; runs do not cross from one to the next.
+        frame_rate: Hz, for the mean in seconds.
+    """
+    histogram: Counter[int] = Counter()
+    for utterance in units:
+        runs = deduplicate(expand(utterance)).durations
+        histogram.update([] if runs is None else runs.tolist())
+    return _durations(histogram, frame_rate)
+
+
+def _durations(histogram: Counter[int], frame_rate: float | None) -> UnitDurations:
+    lengths = np.array(sorted(histogram), dtype=np.int64)
+    weights = np.array([histogram[int(length)] for length in lengths], dtype=np.int64)
+    runs = int(weights.sum())
+    if runs == 0:
+        return UnitDurations(0, 0.0, 0.0, 0.0, 0, None if frame_rate is None else 0.0, {})
+    mean = float((lengths * weights).sum() / runs)
+    std = math.sqrt(float((weights * (lengths - mean) ** 2).sum() / runs))
+    ends = np.cumsum(weights)
+    # the two middle runs, which are one and the same when their number is odd
+    middle = [int(lengths[np.searchsorted(ends, rank, side="right")]) for rank in ((runs - 1) // 2, runs // 2)]
+    return UnitDurations(
+        runs=runs,
+        mean=mean,
+        median=sum(middle) / 2,
+        std=std,
+        maximum=int(lengths[-1]),
+        mean_seconds=None if frame_rate is None else mean / frame_rate,
+        histogram={int(length): int(weight) for length, weight in zip(lengths, weights, strict=True)},
+    )
+
+
+def _count_symbols(utterance: UtteranceUnits, symbols: Counter[bytes]) -> None:
+    # a column of codes as bytes: one hashable symbol however many codebooks there are
+    columns, counts = np.unique(utterance.codes.T, axis=0, return_counts=True)
+    for column, count in zip(columns, counts, strict=True):
+        symbols[column.tobytes()] += int(count)
+
+
+def _entropy(symbols: Counter[bytes]) -> float:
+    return entropy_bits(list(symbols.values()))
+
+
+def _seconds(utterance: UtteranceUnits, meta: UnitStoreMeta) -> float:
+    """Duration of the recording; nan when it cannot be known, which makes the sum nan."""
+    if utterance.num_frames is not None and meta.mel_spec is not None:
+        return utterance.num_frames * meta.mel_spec["hop_length"] / meta.mel_spec["sample_rate"]
+    if meta.frame_rate is None or (meta.deduplicated and utterance.durations is None):
+        return math.nan
+    return utterance.total_units / meta.frame_rate
