@@ -1,0 +1,151 @@
+"""Log-mels to discrete units: any stream of utterances, or a whole directory of shards to files."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from sqvae_speech.units.batches import MelBatch, in_order
+from sqvae_speech.units.formats import TEXT_FORMS, format_of, write_format
+from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
+from sqvae_speech.units.store import UnitStoreMeta, read_units, write_units
+
+if TYPE_CHECKING:
+    from sqvae_speech.data.loader import UtteranceMel
+    from sqvae_speech.models.pretrained import SpeechBundle
+
+logger = logging.getLogger(__name__)
+MAX_FRAMES = 16_000  # of a batch with its padding: 160 s at 100 frames a second
+
+
+def min_frames(model) -> int:
+    """The fewest mel frames that give a unit."""
+    frames = 1
+    while model.num_units(frames) < 1:
+        frames += 1
+    return frames
+
+
+def store_meta(bundle: "SpeechBundle", *, deduplicated: bool = False) -> UnitStoreMeta:
+    """What the units of a model mean."""
+    return UnitStoreMeta(
+        codebook_size=bundle.model.codebook_size,
+        num_codebooks=bundle.model.num_codebooks,
+        frame_rate=bundle.mel_spec.frame_rate / bundle.model.frames_per_unit,
+        mel_spec=bundle.mel_spec.to_dict(),
+        checkpoint=bundle.fingerprint,
+        deduplicated=deduplicated,
+    )
+
+
+def extract_units(
+    bundle: "SpeechBundle",
+    utterances: Iterable["UtteranceMel"],
+    *,
+    max_frames: int = MAX_FRAMES,
+    device: torch.device | str = "cpu",
+) -> Iterator[UtteranceUnits]:
+    """Encode utterances in padded, masked batches; units come in the order given and equal those of one at a time.
+
+    Args:
+        bundle: a model in evaluation mode, on ``device``.
+        utterances: with log-mels (n_mels, T) of the bundle's MelSpec.
+        max_frames: mel frames of a batch, padding included.
+        device: where the model is.
+
+    Yields:
+        Units of every utterance, (N, 0) of one that is too short for a single unit.
+    """
+    model = bundle.model
+
+    def encode(batch: MelBatch) -> list[np.ndarray]:
+        indices, lengths = model.encode(batch.mel, batch.lengths)
+        codes = indices.cpu().numpy()
+        return [_codes(row[:length]) for row, length in zip(codes, lengths.tolist(), strict=True)]
+
+    with torch.no_grad():
+        results = in_order(
+            utterances, encode, max_frames=max_frames, min_frames=min_frames(model), device=device
+        )
+        for utterance, codes in results:
+            frames = utterance.mel.shape[1]
+            if codes is None:
+                logger.warning("%s: %d frames are too few for a unit", utterance.utterance_id, frames)
+                codes = np.zeros((model.num_codebooks, 0), dtype=np.int64)
+            yield UtteranceUnits(
+                utterance_id=utterance.utterance_id,
+                codes=codes,
+                speaker=utterance.speaker,
+                text=utterance.meta.get("text"),
+                peak=utterance.peak,
+                num_frames=frames,
+            )
+
+
+def encode_shards(
+    bundle: "SpeechBundle",
+    shards: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    formats: Sequence[str] = (),
+    deduplicated: bool = False,
+    codebook: int | None = None,
+    max_frames: int = MAX_FRAMES,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> list[Path]:
+    """Encode a directory of shards to a unit store, and to text forms beside it with the same stem.
+
+    Args:
+        bundle: the model, on ``device``.
+        shards: folder with ``index.json``.
+        output: the store, ``.parquet``.
+        formats: text forms to write as well, of ``km``, ``gslm``, ``kaldi``.
+        deduplicated: collapse runs; the store keeps their durations, text forms cannot.
+        codebook: which codebook the text forms get, for a model that has several.
+        max_frames: see :func:`extract_units`.
+        device: where the model is.
+        progress: show a progress bar.
+
+    Returns:
+        The files written, the store first.
+
+    Raises:
+        UserError: for shards of another MelSpec, damaged shards, or a format that is not known.
+    """
+    from sqvae_speech.data.index import ShardIndex
+    from sqvae_speech.data.loader import iterate_utterances
+
+    for name in formats:
+        format_of("", name)
+    index = ShardIndex.load(shards)
+    bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
+    meta = store_meta(bundle, deduplicated=deduplicated)
+    bar = tqdm(
+        iterate_utterances(shards), total=index.num_utterances, desc=f"encode {index.split}", disable=not progress
+    )
+    units: Iterable[UtteranceUnits] = extract_units(bundle, bar, max_frames=max_frames, device=device)
+    output = Path(output)
+    write_units(output, map(deduplicate, units) if deduplicated else units, meta)
+    return [output, *export(output, formats, codebook=codebook)]
+
+
+def export(path: str | os.PathLike, formats: Sequence[str], *, codebook: int | None = None) -> list[Path]:
+    """Write text forms of a store beside it; returns the files, the dictionaries among them."""
+    files: list[Path] = []
+    if text := [name for name in formats if name in TEXT_FORMS]:
+        store = read_units(path)
+        for name in text:
+            target = Path(path).with_suffix(TEXT_FORMS[name].suffix)
+            files += write_format(target, store, name, codebook=codebook)
+    return files
+
+
+def _codes(indices: np.ndarray) -> np.ndarray:
+    # one codebook comes as (U,), several as (U, N)
+    return indices[None] if indices.ndim == 1 else indices.T
