@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sqvae_speech.data.index import ShardIndex
+from sqvae_speech.data.reader import UtteranceMel, iterate_utterances
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.codebook import CodebookAccumulator, CodebookScores
 from sqvae_speech.evaluation.reconstruction import decibels_per_unit, squared_error_sums
@@ -20,7 +22,6 @@ from sqvae_speech.units.statistics import UnitStatistics, unit_statistics
 from sqvae_speech.units.store import store_of
 
 if TYPE_CHECKING:
-    from sqvae_speech.data.loader import UtteranceMel
     from sqvae_speech.models.pretrained import SpeechBundle
 
 
@@ -80,7 +81,7 @@ class SplitScores:
 
 def score_utterances(
     bundle: "SpeechBundle",
-    utterances: Iterable["UtteranceMel"],
+    utterances: Iterable[UtteranceMel],
     *,
     split: str = "",
     target_speakers: Sequence[str] = (),
@@ -165,13 +166,10 @@ def score_shards(
     Raises:
         UserError: also for shards of another MelSpec, or damaged ones.
     """
-    from sqvae_speech.data.index import ShardIndex
-    from sqvae_speech.data.loader import iterate_utterances
-
     index = ShardIndex.load(shards)
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
     bar = tqdm(
-        iterate_utterances(shards), total=index.num_utterances, desc=f"score {index.split}", disable=not progress
+        iterate_utterances(index), total=index.num_utterances, desc=f"score {index.split}", disable=not progress
     )
     return score_utterances(
         bundle, bar, split=index.split, target_speakers=target_speakers, max_frames=max_frames, device=device
@@ -193,8 +191,8 @@ def _own_speakers(bundle: "SpeechBundle", batch: MelBatch) -> list[int] | None:
 
 
 def _known(
-    bundle: "SpeechBundle", utterances: Iterable["UtteranceMel"], targets: dict[str, int]
-) -> Iterable["UtteranceMel"]:
+    bundle: "SpeechBundle", utterances: Iterable[UtteranceMel], targets: dict[str, int]
+) -> Iterable[UtteranceMel]:
     for utterance in utterances:
         if not targets and utterance.speaker not in bundle.speakers:
             raise UserError(

@@ -1,16 +1,13 @@
 """Whole utterances in padded batches of similar length, without losing their order."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sqvae_speech.data.reader import UtteranceMel, pad
 from sqvae_speech.errors import UserError
-
-if TYPE_CHECKING:
-    from sqvae_speech.data.loader import UtteranceMel
 
 Result = TypeVar("Result")
 WINDOW_BATCHES = 16  # batches' worth of frames that are read ahead and sorted by length
@@ -19,7 +16,7 @@ WINDOW_BATCHES = 16  # batches' worth of frames that are read ahead and sorted b
 class MelBatch(NamedTuple):
     """``utterances`` (B of them), ``mel`` (B, n_mels, T) float32 padded with zeros, ``lengths`` (B,) int64 frames."""
 
-    utterances: list["UtteranceMel"]
+    utterances: list[UtteranceMel]
     mel: Tensor
     lengths: Tensor
 
@@ -42,13 +39,13 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def in_order(
-    utterances: Iterable["UtteranceMel"],
+    utterances: Iterable[UtteranceMel],
     process: Callable[[MelBatch], Sequence[Result]],
     *,
     max_frames: int,
     min_frames: int,
     device: torch.device | str = "cpu",
-) -> Iterator[tuple["UtteranceMel", Result | None]]:
+) -> Iterator[tuple[UtteranceMel, Result | None]]:
     """Run ``process`` over padded batches and give the results back in the order of the utterances.
 
     Utterances are read ahead, about ``WINDOW_BATCHES * max_frames`` frames of them, and batched by length within that
@@ -73,28 +70,23 @@ def in_order(
 
 
 def _process_window(
-    window: list["UtteranceMel"],
+    window: list[UtteranceMel],
     process: Callable[[MelBatch], Sequence[Result]],
     max_frames: int,
     min_frames: int,
     device: torch.device | str,
-) -> Iterator[tuple["UtteranceMel", Result | None]]:
+) -> Iterator[tuple[UtteranceMel, Result | None]]:
     results: list[Result | None] = [None] * len(window)
     long_enough = [number for number, utterance in enumerate(window) if utterance.mel.shape[1] >= min_frames]
     order = sorted(long_enough, key=lambda number: (-window[number].mel.shape[1], number))
     while order:
         size = max(1, max_frames // window[order[0]].mel.shape[1])  # the longest comes first and sets the width
         members, order = order[:size], order[size:]
-        batch = pad([window[number] for number in members], device)
+        padded = pad([window[number].mel for number in members])
+        batch = MelBatch(
+            [window[number] for number in members], padded["mel"].to(device), padded["lengths"].to(device)
+        )
         for number, result in zip(members, process(batch), strict=True):
             results[number] = result
     yield from zip(window, results, strict=True)
 
-
-def pad(utterances: list["UtteranceMel"], device: torch.device | str = "cpu") -> MelBatch:
-    """Pad log-mels with zeros to the longest of them."""
-    lengths = [utterance.mel.shape[1] for utterance in utterances]
-    mel = np.zeros((len(utterances), utterances[0].mel.shape[0], max(lengths)), dtype=np.float32)
-    for row, utterance in zip(mel, utterances, strict=True):
-        row[:, : utterance.mel.shape[1]] = utterance.mel
-    return MelBatch(utterances, torch.from_numpy(mel).to(device), torch.tensor(lengths, device=device))

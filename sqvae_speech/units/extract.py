@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sqvae_speech.data.index import ShardIndex
+from sqvae_speech.data.reader import UtteranceMel, iterate_utterances
 from sqvae_speech.units.batches import MelBatch, in_order
 from sqvae_speech.units.formats import TEXT_FORMS, format_of, write_format
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
 from sqvae_speech.units.store import UnitStoreMeta, read_units, write_units
 
 if TYPE_CHECKING:
-    from sqvae_speech.data.loader import UtteranceMel
     from sqvae_speech.models.pretrained import SpeechBundle
 
 logger = logging.getLogger(__name__)
@@ -36,16 +37,16 @@ def store_meta(bundle: "SpeechBundle", *, deduplicated: bool = False) -> UnitSto
     return UnitStoreMeta(
         codebook_size=bundle.model.codebook_size,
         num_codebooks=bundle.model.num_codebooks,
-        frame_rate=bundle.mel_spec.frame_rate / bundle.model.frames_per_unit,
+        frame_rate=bundle.frame_rate,
         mel_spec=bundle.mel_spec.to_dict(),
-        checkpoint=bundle.fingerprint,
+        checkpoint=bundle.fingerprint or None,
         deduplicated=deduplicated,
     )
 
 
 def extract_units(
     bundle: "SpeechBundle",
-    utterances: Iterable["UtteranceMel"],
+    utterances: Iterable[UtteranceMel],
     *,
     max_frames: int = MAX_FRAMES,
     device: torch.device | str = "cpu",
@@ -118,16 +119,13 @@ def encode_shards(
     Raises:
         UserError: for shards of another MelSpec, damaged shards, or a format that is not known.
     """
-    from sqvae_speech.data.index import ShardIndex
-    from sqvae_speech.data.loader import iterate_utterances
-
     for name in formats:
         format_of("", name)
     index = ShardIndex.load(shards)
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
     meta = store_meta(bundle, deduplicated=deduplicated)
     bar = tqdm(
-        iterate_utterances(shards), total=index.num_utterances, desc=f"encode {index.split}", disable=not progress
+        iterate_utterances(index), total=index.num_utterances, desc=f"encode {index.split}", disable=not progress
     )
     units: Iterable[UtteranceUnits] = extract_units(bundle, bar, max_frames=max_frames, device=device)
     output = Path(output)

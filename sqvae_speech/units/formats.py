@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sqvae_speech.data.files import read_text, whole_file, write_text
 from sqvae_speech.errors import UserError, nearest
-from sqvae_speech.units.files import read_lines, whole_file, write_text
 from sqvae_speech.units.sequences import UtteranceUnits
-from sqvae_speech.units.store import UnitStore, UnitStoreMeta, read_units, store_of, write_units
+from sqvae_speech.units.store import UnitStore, UnitStoreMeta, read_units, store_of, with_frame_rate, write_units
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,10 @@ def read_format(
     if name == "parquet":
         store = read_units(path)
         _agree(f"{path}", store.meta.codebook_size, codebook_size)
+        store.meta = with_frame_rate(store.meta, frame_rate)
         return store
     form = TEXT_FORMS[name]
-    lines = read_lines(path, f"units in {name} form, a line an utterance")
+    lines = _lines(path)
     meta = UnitStoreMeta(codebook_size=_codebook_size(path, form, codebook_size), frame_rate=frame_rate)
     given = _ids(path, ids, len(lines)) if name == "km" else None
     return store_of(_parse(path, form, lines, given, meta), meta, name=str(path))
@@ -191,7 +192,7 @@ def _write_dictionary(path: Path, form: TextForm, codebook_size: int) -> Path:
     target = path.with_name(form.dictionary)
     others = [other.name for other in path.parent.glob(f"*{form.suffix}") if other != path]
     if target.is_file() and others:
-        found = len(read_lines(target, "a dictionary of codes"))
+        found = len(_lines(target))
         if found != codebook_size:
             raise UserError(
                 f"{target} lists {found} codes and serves {', '.join(sorted(others))}; these units have a "
@@ -204,7 +205,7 @@ def _write_dictionary(path: Path, form: TextForm, codebook_size: int) -> Path:
 def _codebook_size(path: Path, form: TextForm, given: int | None) -> int:
     dictionary = path.with_name(form.dictionary) if form.dictionary else None
     if dictionary is not None and dictionary.is_file():
-        lines = read_lines(dictionary, "a dictionary of codes")
+        lines = _lines(dictionary)
         for code, line in enumerate(lines):
             if line.split()[:1] != [str(code)]:
                 raise UserError(
@@ -221,6 +222,12 @@ def _codebook_size(path: Path, form: TextForm, given: int | None) -> int:
     return given
 
 
+def _lines(path: Path) -> list[str]:
+    # not splitlines(): it also cuts at characters that may stand in an id
+    lines = read_text(path).split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
 def _agree(what: str, found: int, given: int | None) -> None:
     if given is not None and found != given:
         raise UserError(f"{what} has a codebook of {found}, and --codebook-size {given} was given; leave it out")
@@ -232,7 +239,7 @@ def _ids(path: Path, ids: str | os.PathLike | None, count: int) -> list[str]:
         if ids is None:
             raise UserError(f"{path}: .km lines carry no ids, and there is no .ids or .tsv beside it; give --ids")
     source = Path(ids)
-    lines = read_lines(source, "an id a line, or a fairseq manifest")
+    lines = _lines(source)
     if source.suffix == ".tsv":
         names = [Path(line.split("\t")[0]).stem for line in lines[1:]]
     else:

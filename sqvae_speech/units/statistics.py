@@ -148,6 +148,32 @@ def unit_statistics(store: UnitStore) -> UnitStatistics:
     )
 
 
+def summary(statistics: UnitStatistics) -> str:
+    """A few lines for people."""
+    books = [
+        f"perplexity {p:.1f}, {used} of {statistics.codebook_size} codes used ({share:.1%})"
+        for p, used, share in zip(statistics.perplexity, statistics.used, statistics.usage, strict=True)
+    ]
+    if len(books) > 1:
+        books = [f"codebook {number}: {book}" for number, book in enumerate(books)]
+    kind = "deduplicated units" if statistics.deduplicated else "units"
+    lines = [f"{statistics.utterances} utterances, {statistics.units} {kind}"]
+    if statistics.seconds is not None:
+        lines[0] += f", {statistics.seconds:.1f} s, {statistics.units / statistics.seconds:.2f} units/s"
+    lines += books
+    if statistics.bitrate is not None:
+        lines.append(
+            f"bitrate {statistics.bitrate:.1f} bit/s (at most {statistics.bitrate_maximum:.1f}; deduplicated, without "
+            f"durations {statistics.bitrate_deduplicated:.1f})"
+        )
+    if (lasting := statistics.durations) is not None:
+        seconds = "" if lasting.mean_seconds is None else f" ({lasting.mean_seconds * 1000:.1f} ms)"
+        lines.append(
+            f"a unit lasts {lasting.mean:.2f}{seconds} on average, median {lasting.median:g}, at most {lasting.maximum}"
+        )
+    return "\n".join(lines)
+
+
 def unit_durations(units: Iterable[UtteranceUnits], frame_rate: float | None = None) -> UnitDurations:
     """Run lengths of units (expanded first, so deduplicated ones give the same).
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.units.files import whole_file
-from sqvae_speech.units.sequences import UtteranceUnits
+from sqvae_speech.data.files import whole_file
+from sqvae_speech.units.sequences import UtteranceUnits, deduplicate, expand
 
 VERSION = 1
 _KEY = b"sqvae_speech.units"
@@ -163,6 +163,22 @@ def store_of(units: Iterable[UtteranceUnits], meta: UnitStoreMeta, name: str = "
         twice = next(row.utterance_id for number, row in enumerate(rows) if row.utterance_id in _ids(rows[:number]))
         raise UserError(f"{name}: utterance {twice!r} comes twice; ids must be unique")
     return UnitStore(meta, pa.Table.from_batches([_batch(rows, _SCHEMA)]), name=name)
+
+
+def deduplicate_store(store: UnitStore) -> UnitStore:
+    """The store with runs collapsed and their durations kept."""
+    return store_of(map(deduplicate, store), replace(store.meta, deduplicated=True), store.name)
+
+
+def expand_store(store: UnitStore) -> UnitStore:
+    """The store with every unit repeated for its duration.
+
+    Raises:
+        UserError: when runs were collapsed and their durations are not known.
+    """
+    if store.meta.deduplicated and any(units.durations is None for units in store):
+        raise UserError(f"{store.name}: deduplicated, and its durations are not known; it cannot be expanded")
+    return store_of(map(expand, store), replace(store.meta, deduplicated=False), store.name)
 
 
 def with_frame_rate(meta: UnitStoreMeta, frame_rate: float | None) -> UnitStoreMeta:

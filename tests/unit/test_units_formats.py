@@ -129,7 +129,7 @@ def test_names_of_formats(tmp_path):
         format_of("x", "kalid")
     with pytest.raises(UserError, match=r"'\.txt' names no unit format"):
         format_of("x.txt")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="does not exist"):
         read_format(tmp_path / "none.gslm")
     (tmp_path / "latin.gslm").write_bytes(b"a\xff|1\n")
     with pytest.raises(UserError, match="not UTF-8"):
