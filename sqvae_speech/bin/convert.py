@@ -1,4 +1,4 @@
-"""Speech to the voice of another speaker, as wav: ``sqvae-speech convert``. Any source, to a speaker seen in training."""
+"""Any speech to the voice of a speaker seen in training, as wav: ``sqvae-speech convert``."""
 
 import sys
 from collections.abc import Sequence

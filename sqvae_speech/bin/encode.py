@@ -11,12 +11,12 @@ def parser() -> ArgumentParser:
     options = ArgumentParser(prog="sqvae-speech encode", description=__doc__)
     options.add_argument("--model", required=True, metavar="DIR", help="experiment, checkpoint or exported model")
     options.add_argument("--shards", required=True, metavar="DIR", help="folder with index.json, e.g. dump/test")
-    options.add_argument("--output", required=True, metavar="FILE", help="unit store to write, e.g. units/test.parquet")
+    options.add_argument("--output", required=True, metavar="FILE", help="unit store, e.g. units/test.parquet")
     options.add_argument(
         "--formats", default="", metavar="A,B", help="text forms to write beside it as well, of km,gslm,kaldi"
     )
     options.add_argument("--deduplicate", action="store_true", help="collapse runs (the store keeps their durations)")
-    options.add_argument("--codebook", type=int, metavar="N", help="codebook for the text forms, if there are several")
+    options.add_argument("--codebook", type=int, metavar="N", help="codebook for text forms, if there are several")
     options.add_argument("--max-frames", type=int, default=16_000, help="mel frames of a batch, with its padding")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
     options.add_argument("--quiet", action="store_true", help="no progress bar")

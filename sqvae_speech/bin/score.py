@@ -10,8 +10,8 @@ def parser() -> ArgumentParser:
     """The options."""
     options = ArgumentParser(prog="sqvae-speech score", description=__doc__)
     options.add_argument("--model", required=True, metavar="DIR", help="experiment, checkpoint or exported model")
-    options.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders with index.json, a split each")
-    options.add_argument("--output", required=True, metavar="FILE", help="JSON to write; a Markdown table goes beside it")
+    options.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders with index.json")
+    options.add_argument("--output", required=True, metavar="FILE", help="JSON; a Markdown table goes beside it")
     options.add_argument(
         "--target-speaker",
         action="append",

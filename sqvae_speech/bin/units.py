@@ -24,7 +24,9 @@ def parser() -> ArgumentParser:
     runs.add_argument("--expand", action="store_true", help="undo it, from the durations of a store")
     convert.add_argument("--codebook", type=int, metavar="N", help="codebook for a text form, if there are several")
 
-    stats = verbs.add_parser("stats", description="Perplexity, usage, bitrate, durations.", help="perplexity, usage, bitrate, durations")
+    stats = verbs.add_parser(
+        "stats", description="How the units are used.", help="perplexity, usage, bitrate, durations"
+    )
     _input(stats)
     stats.add_argument("--output", metavar="FILE", help="write them as JSON too")
     stats.add_argument("--plot", metavar="PNG", help="draw how often each code is used")
@@ -38,7 +40,7 @@ def parser() -> ArgumentParser:
 
 def _input(options: argparse.ArgumentParser) -> None:
     options.add_argument("input", metavar="INPUT", help=f"its suffix says the form: {SUFFIXES}")
-    options.add_argument("--from", dest="form", metavar="FORM", help="form of the input, when its suffix does not say")
+    options.add_argument("--from", dest="form", metavar="FORM", help="form of the input, if its suffix does not say")
     options.add_argument("--ids", metavar="FILE", help="for .km: ids, or a fairseq manifest (.tsv)")
     options.add_argument("--codebook-size", type=int, metavar="K", help="for a text form without a dictionary")
     options.add_argument("--frame-rate", type=float, metavar="HZ", help="units a second, which no text form says")

@@ -3,8 +3,8 @@
 The published score (sony/sqvae, speech, its MSE evaluation script; the paper's 29.59 for VQ-VAE and 25.52 for SQ-VAE
 on VCTK): the most probable codes, decoded with a speaker given beside each recording; the target is the log-mel
 less a frame at each end (and less its last frame when their number is odd); squared errors are summed over all bands
-and frames of all utterances, divided by how many there are (pooled: a long utterance weighs more than a short one), and
-multiplied by top_db squared, 80^2, which undoes the features' scaling to [0, 1].
+and frames of all utterances, divided by how many there are (pooled: a long utterance weighs more than a short one),
+and multiplied by top_db squared, 80^2, which undoes the features' scaling to [0, 1].
 """
 
 import math

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqvae_speech.evaluation.scores import SplitScores
 from sqvae_speech.data.files import write_text
+from sqvae_speech.evaluation.scores import SplitScores
 
 if TYPE_CHECKING:
     from sqvae_speech.models.pretrained import SpeechBundle
@@ -55,9 +55,9 @@ def markdown(values: dict[str, Any]) -> str:
         f"# Scores of {values['model']}\n\n"
         f"Step {values['step']}, checkpoint {values['checkpoint'][:12]}, features {values['mel_spec']}, "
         f"codebook of {values['codebook_size']}, {values['speakers']} speakers.\n\n{header}{''.join(lines)}\n"
-        "Error: mean squared error of the log-mel over all real frames of the split (deterministic codes). Perplexity: "
-        "of the codes chosen, and of the mean posterior. bit/s: units a second times their entropy (ZeroSpeech 2019). "
-        "unit: how long a unit lasts before another follows.\n"
+        "Error: mean squared error of the log-mel over all real frames of the split (deterministic codes). "
+        "Perplexity: of the codes chosen, and of the mean posterior. bit/s: units a second times their entropy "
+        "(ZeroSpeech 2019). unit: how long a unit lasts before another follows.\n"
     )
 
 

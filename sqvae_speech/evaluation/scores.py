@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,9 +125,8 @@ def score_utterances(
     rows: list[UtteranceUnits] = []
     skipped: list[str] = []
     with torch.no_grad():
-        results = in_order(
-            _known(bundle, utterances, targets), process, max_frames=max_frames, min_frames=min_frames(model), device=device
-        )
+        known = _known(bundle, utterances, targets)
+        results = in_order(known, process, max_frames=max_frames, min_frames=min_frames(model), device=device)
         for utterance, result in results:
             if result is None:
                 skipped.append(utterance.utterance_id)
@@ -166,7 +166,7 @@ def score_shards(
     Raises:
         UserError: also for shards of another MelSpec, or damaged ones.
     """
-    index = ShardIndex.load(shards)
+    index = ShardIndex.load(Path(shards))
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
     bar = tqdm(
         iterate_utterances(index), total=index.num_utterances, desc=f"score {index.split}", disable=not progress
@@ -196,7 +196,7 @@ def _known(
     for utterance in utterances:
         if not targets and utterance.speaker not in bundle.speakers:
             raise UserError(
-                f"{utterance.utterance_id}: speaker {utterance.speaker!r} was not trained, so it cannot be decoded as "
+                f"{utterance.utterance_id}: speaker {utterance.speaker!r} was not trained and cannot be decoded as "
                 f"itself; give --target-speaker, one of {', '.join(bundle.speakers)}"
             )
         yield utterance

@@ -89,4 +89,3 @@ def _process_window(
         for number, result in zip(members, process(batch), strict=True):
             results[number] = result
     yield from zip(window, results, strict=True)
-

@@ -54,7 +54,9 @@ def shard_sources(shards: str | os.PathLike, mel_spec: MelSpec) -> list[Source]:
     ]
 
 
-def wav_sources(paths: Sequence[str | os.PathLike], mel_spec: MelSpec, channel: int | str | None = None) -> list[Source]:
+def wav_sources(
+    paths: Sequence[str | os.PathLike], mel_spec: MelSpec, channel: int | str | None = None
+) -> list[Source]:
     """Recordings of anybody, resampled to the model's rate; their ids are the file names less the extension.
 
     Raises:

@@ -110,8 +110,8 @@ def require_units_of(bundle: "SpeechBundle", meta: UnitStoreMeta, what: str) -> 
         bundle.mel_spec.require_same(MelSpec.from_dict(meta.mel_spec), "the checkpoint", what)
     if meta.checkpoint is not None and meta.checkpoint != bundle.fingerprint:
         raise UserError(
-            f"{what} was made by checkpoint {meta.checkpoint[:12]}, and this one is {bundle.fingerprint[:12]}: its codes mean "
-            "something else here; use the model that made them, or encode again"
+            f"{what} was made by checkpoint {meta.checkpoint[:12]}, and this one is {bundle.fingerprint[:12]}: its "
+            "codes mean something else here; use the model that made them, or encode again"
         )
 
 

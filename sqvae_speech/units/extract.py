@@ -70,9 +70,7 @@ def extract_units(
         return [_codes(row[:length]) for row, length in zip(codes, lengths.tolist(), strict=True)]
 
     with torch.no_grad():
-        results = in_order(
-            utterances, encode, max_frames=max_frames, min_frames=min_frames(model), device=device
-        )
+        results = in_order(utterances, encode, max_frames=max_frames, min_frames=min_frames(model), device=device)
         for utterance, codes in results:
             frames = utterance.mel.shape[1]
             if codes is None:
@@ -121,7 +119,7 @@ def encode_shards(
     """
     for name in formats:
         format_of("", name)
-    index = ShardIndex.load(shards)
+    index = ShardIndex.load(Path(shards))
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
     meta = store_meta(bundle, deduplicated=deduplicated)
     bar = tqdm(

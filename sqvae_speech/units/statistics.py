@@ -163,13 +163,14 @@ def summary(statistics: UnitStatistics) -> str:
     lines += books
     if statistics.bitrate is not None:
         lines.append(
-            f"bitrate {statistics.bitrate:.1f} bit/s (at most {statistics.bitrate_maximum:.1f}; deduplicated, without "
-            f"durations {statistics.bitrate_deduplicated:.1f})"
+            f"bitrate {statistics.bitrate:.1f} bit/s (at most {statistics.bitrate_maximum:.1f}; deduplicated, "
+            f"without durations {statistics.bitrate_deduplicated:.1f})"
         )
     if (lasting := statistics.durations) is not None:
         seconds = "" if lasting.mean_seconds is None else f" ({lasting.mean_seconds * 1000:.1f} ms)"
         lines.append(
-            f"a unit lasts {lasting.mean:.2f}{seconds} on average, median {lasting.median:g}, at most {lasting.maximum}"
+            f"a unit lasts {lasting.mean:.2f}{seconds} on average, median {lasting.median:g}, "
+            f"at most {lasting.maximum}"
         )
     return "\n".join(lines)
 

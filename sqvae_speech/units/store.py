@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sqvae_speech.errors import UserError
 from sqvae_speech.data.files import whole_file
+from sqvae_speech.errors import UserError
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate, expand
 
 VERSION = 1
@@ -121,7 +121,7 @@ def write_units(path: str | os.PathLike, units: Iterable[UtteranceUnits], meta: 
     """
     schema = _SCHEMA.with_metadata({_KEY: json.dumps({"version": VERSION, **asdict(meta)}, sort_keys=True).encode()})
     seen: set[str] = set()
-    with whole_file(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
+    with whole_file(Path(path)) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
         rows: list[UtteranceUnits] = []
         for utterance in units:
             meta.check(utterance)
