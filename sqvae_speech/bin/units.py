@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sqvae_speech.bin._cli import ArgumentParser, run
 
@@ -78,7 +79,7 @@ def _stats(args, store) -> int:
     statistics = unit_statistics(store)
     print(summary(statistics))
     if args.output:
-        write_text(args.output, json.dumps(statistics.to_dict(), indent=2) + "\n")
+        write_text(Path(args.output), json.dumps(statistics.to_dict(), indent=2) + "\n")
     if args.plot:
         plot_code_histogram(args.plot, code_counts(store, store.meta.codebook_size, store.meta.num_codebooks))
     return 0

@@ -168,12 +168,13 @@ def score_shards(
     """
     index = ShardIndex.load(Path(shards))
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
-    bar = tqdm(
-        iterate_utterances(index), total=index.num_utterances, desc=f"score {index.split}", disable=not progress
-    )
-    return score_utterances(
-        bundle, bar, split=index.split, target_speakers=target_speakers, max_frames=max_frames, device=device
-    )
+    for name in target_speakers:  # before the progress bar
+        speaker_index(bundle.speakers, name)
+    utterances = iterate_utterances(index)
+    with tqdm(utterances, total=index.num_utterances, desc=f"score {index.split}", disable=not progress) as bar:
+        return score_utterances(
+            bundle, bar, split=index.split, target_speakers=target_speakers, max_frames=max_frames, device=device
+        )
 
 
 def _error_sums(model, batch: MelBatch, indices, lengths, speaker) -> list[float]:

@@ -151,11 +151,12 @@ def convert_files(
     output = Path(output)
     log: list[dict[str, Any]] = []
     loaded: tuple[str, UtteranceMel | UtteranceUnits] | None = None
-    for source, target in tqdm(conversions, desc="convert", disable=not progress):
-        if loaded is None or loaded[0] != source.utterance_id:
-            loaded = (source.utterance_id, source.load())
-        name = f"{source.utterance_id}-to-{target}"
-        log.append(_convert(bundle, loaded[1], target, vocoder, output / name, device, plots))
+    with tqdm(conversions, desc="convert", disable=not progress) as bar:
+        for source, target in bar:
+            if loaded is None or loaded[0] != source.utterance_id:
+                loaded = (source.utterance_id, source.load())
+            name = f"{source.utterance_id}-to-{target}"
+            log.append(_convert(bundle, loaded[1], target, vocoder, output / name, device, plots))
     write_text(output / "log.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log))
     return log
 

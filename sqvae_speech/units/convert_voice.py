@@ -32,8 +32,8 @@ def speaker_index(speakers: Sequence[str], name: str) -> int:
     if name in speakers:
         return list(speakers).index(name)
     raise UserError(
-        f"speaker {name!r} was not trained{nearest(name, speakers)}; the model speaks as {', '.join(speakers)}. "
-        "It converts any source, seen or not, but only to a seen target"
+        f"speaker {name!r} was not trained{nearest(name, speakers)} (trained: {', '.join(speakers)}). "
+        "The rule is any source, seen target: whoever is recorded, the voice must be one seen in training"
     )
 
 
@@ -119,6 +119,6 @@ def _speak(
     bundle: "SpeechBundle", indices: torch.Tensor, speaker: int, vocoder: "Vocoder", peak: float | None
 ) -> Conversion:
     lengths = torch.tensor([indices.shape[1]], device=indices.device)
-    mel = bundle.model.decode(indices, torch.tensor([speaker], device=indices.device), lengths)[0].float().cpu()
-    wav = np.asarray(vocoder.vocode(mel, peak=peak), dtype=np.float32)
-    return Conversion(wav, mel.numpy())
+    mel = bundle.model.decode(indices, torch.tensor([speaker], device=indices.device), lengths)[0].float()
+    wav = vocoder.vocode(mel, peak=peak)
+    return Conversion(wav.float().cpu().numpy(), mel.cpu().numpy())

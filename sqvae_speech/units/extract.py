@@ -122,12 +122,11 @@ def encode_shards(
     index = ShardIndex.load(Path(shards))
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
     meta = store_meta(bundle, deduplicated=deduplicated)
-    bar = tqdm(
-        iterate_utterances(index), total=index.num_utterances, desc=f"encode {index.split}", disable=not progress
-    )
-    units: Iterable[UtteranceUnits] = extract_units(bundle, bar, max_frames=max_frames, device=device)
     output = Path(output)
-    write_units(output, map(deduplicate, units) if deduplicated else units, meta)
+    utterances = iterate_utterances(index)
+    with tqdm(utterances, total=index.num_utterances, desc=f"encode {index.split}", disable=not progress) as bar:
+        units = extract_units(bundle, bar, max_frames=max_frames, device=device)
+        write_units(output, map(deduplicate, units) if deduplicated else units, meta)
     return [output, *export(output, formats, codebook=codebook)]
 
 
