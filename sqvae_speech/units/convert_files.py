@@ -93,7 +93,8 @@ def plan_conversions(
 ) -> list[tuple[Source, str]]:
     """Which sources to convert to which targets, at most ``maximum`` of them, spread evenly over pairs of speakers.
 
-    With a maximum, the first utterance of every (source speaker, target) pair comes before the second of any.
+    With a maximum, the first utterance of every (source speaker, target) pair comes before the second of any, and
+    pairs are taken along the diagonals of the table of pairs, so that few conversions have many speakers in them.
 
     Args:
         sources: in order.
@@ -104,17 +105,19 @@ def plan_conversions(
     Returns:
         Pairs of source and target, those of one source together, in the order of the sources.
     """
+    rows: dict[str | None, int] = {}
+    for source in sources:
+        rows.setdefault(source.speaker, len(rows))
     rank: Counter[tuple[str | None, str]] = Counter()
     ranked = []
     for number, source in enumerate(sources):
-        for target in targets:
+        for column, target in enumerate(targets):
             if to_self or source.speaker != target:
-                pair = (source.speaker, target)
-                ranked.append((rank[pair], number, target))
-                rank[pair] += 1
-    chosen = sorted(ranked, key=lambda item: (item[0], item[1]))[:maximum]
-    order = {target: number for number, target in enumerate(targets)}
-    return [(sources[n], target) for _, n, target in sorted(chosen, key=lambda item: (item[1], order[item[2]]))]
+                diagonal = (column - rows[source.speaker]) % len(targets)
+                ranked.append((rank[source.speaker, target], diagonal, number, column))
+                rank[source.speaker, target] += 1
+    chosen = sorted(ranked)[:maximum]
+    return [(sources[number], targets[column]) for *_, number, column in sorted(chosen, key=lambda item: item[2:])]
 
 
 def convert_files(

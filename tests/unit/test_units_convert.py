@@ -100,8 +100,8 @@ def test_shards_to_every_other_speaker(world, vocoder, tmp_path):
     assert [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()] == log
     assert [(line["source_speaker"], line["target_speaker"]) for line in log] == [
         ("ann", "bob"),
-        ("ann", "eve"),
-        ("bob", "ann"),
+        ("bob", "eve"),
+        ("eve", "ann"),
     ]
     for line in log:
         wav, rate = soundfile.read(tmp_path / "out" / line["wav"])
@@ -122,9 +122,15 @@ def test_the_plan_spreads_over_pairs():
 
     everything = pairs(plan_conversions(sources, "ab"))
     assert everything == [(source.utterance_id, target) for source in sources for target in "ab"]
-    assert pairs(plan_conversions(sources, "ab", to_self=False, maximum=4)) == [
+    assert pairs(plan_conversions(sources, "abc", to_self=False, maximum=3)) == [
+        ("a-0", "b"),
+        ("b-0", "c"),
+        ("c-0", "a"),
+    ]
+    assert pairs(plan_conversions(sources, "ab", to_self=False, maximum=5)) == [
         ("a-0", "b"),
         ("b-0", "a"),
+        ("b-1", "a"),
         ("c-0", "a"),
         ("c-0", "b"),
     ]
