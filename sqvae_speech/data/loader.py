@@ -1,5 +1,6 @@
 """Training batches: a random crop of every utterance in every epoch, from an exact position on."""
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -89,6 +90,7 @@ class SegmentLoader:
         self._reader = ShardReader(self.index)
         self._cache: dict[int, np.ndarray] = {}
         self._cache_left = cache_bytes
+        self._cache_lock = threading.Lock()
         self._plans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.position = 0  # examples of the global sequence that have been handed out
 
@@ -180,8 +182,8 @@ class SegmentLoader:
         mel = self._cache.get(number)
         if mel is None:
             mel = self._reader.mel(self._entries[number])
-            if mel.nbytes <= self._cache_left:
-                mel = mel.copy()
-                self._cache_left -= mel.nbytes
-                self._cache[number] = mel
+            with self._cache_lock:
+                if number not in self._cache and mel.nbytes <= self._cache_left:
+                    self._cache[number] = mel.copy()
+                    self._cache_left -= mel.nbytes
         return mel

@@ -1,5 +1,6 @@
 """Reading utterances back from shards: any of them in any order, or all in the order of the manifest."""
 
+import io
 import json
 import mmap
 import tarfile
@@ -102,21 +103,19 @@ def iterate_utterances(index_dir: str | Path | ShardIndex) -> Iterator[Utterance
     Raises:
         UserError: the index or a shard is missing or damaged.
     """
-    import webdataset
+    from webdataset.tariterators import group_by_keys, tar_file_expander
 
     index = index_dir if isinstance(index_dir, ShardIndex) else ShardIndex.load(index_dir)
-    # All of them, whichever process asks: no splitting by node or by worker.
-    stream = webdataset.WebDataset(
-        [str(path) for path in index.shard_paths()], shardshuffle=False, nodesplitter=None, workersplitter=None
-    )
+    # webdataset's own steps, but without its URLs, in which a path with '#', '?' or '{' is another path, and without
+    # its splitting: whichever process asks gets all.
     found = 0
     try:
-        for sample in stream.decode():
+        for sample in group_by_keys(tar_file_expander(_opened(index))):
             found += 1
-            meta = sample["json"]
-            mel = sample["mel.npy"].astype(np.float32)
+            meta = json.loads(sample["json"])
+            mel = np.load(io.BytesIO(sample["mel.npy"]), allow_pickle=False).astype(np.float32)
             yield UtteranceMel(meta["utterance_id"], meta["speaker"], mel, meta["peak"], meta)
-    except (tarfile.ReadError, KeyError, EOFError) as error:
+    except (tarfile.ReadError, KeyError, EOFError, ValueError) as error:
         raise UserError(
             f"a shard of {index.folder} is damaged ({error}); `sqvae-speech validate {index.folder}` says which"
         ) from None
@@ -125,6 +124,12 @@ def iterate_utterances(index_dir: str | Path | ShardIndex) -> Iterator[Utterance
             f"the shards of {index.folder} hold {found} utterances, index.json says {index.num_utterances}; "
             f"`sqvae-speech validate {index.folder}` says which shard is damaged"
         )
+
+
+def _opened(index: ShardIndex) -> Iterator[dict[str, Any]]:
+    for path in index.shard_paths():
+        with path.open("rb") as stream:
+            yield {"url": str(path), "stream": stream}
 
 
 def batch_utterances(

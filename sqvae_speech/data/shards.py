@@ -94,7 +94,8 @@ def write_shards(
     linear, before any normalisation), and, where known, text and ali ([onset s, offset s, label] each).
 
     Shards that are whole and whose inputs and settings are unchanged are kept, so an interrupted run goes on where it
-    stopped. A recording counts as changed when its size or time of modification is.
+    stopped. A recording counts as changed when its size or time of modification is; what a command gives is not
+    looked at.
 
     Args:
         data_dir: Kaldi data directory.
@@ -319,7 +320,7 @@ def _refusal(bad: list[Bad], max_bad: int, listing: Path, nothing_left: bool) ->
     if nothing_left:
         return f"no utterance can be used:\n{reasons}{more}"
     return (
-        f"{len(bad)} utterances cannot be used, at most {max_bad} may be (--max-bad):\n{reasons}{more}\n"
+        f"utterances that cannot be used: {len(bad)}, at most {max_bad} may be (--max-bad):\n{reasons}{more}\n"
         f"Repair or remove them, or pass --max-bad {len(bad)} to go on without them"
     )
 

@@ -67,7 +67,7 @@ def test_bad_recording(data, capsys, kind):
     err = fails(
         capsys,
         command,
-        r"^error: 1 utterances cannot be used, at most 0 may be \(--max-bad\):\n  s1-000: ",
+        r"^error: utterances that cannot be used: 1, at most 0 may be \(--max-bad\):\n  s1-000: ",
         re.escape(str(path)),
         message,
         r"Repair or remove them, or pass --max-bad 1",
@@ -175,7 +175,11 @@ def test_vctk_bad_recording(vctk, tmp_path, capsys, kind):
     make, message = RECORDINGS[kind]
     make(vctk / "wav48" / "p1" / "p1_002.wav")
     fails(
-        capsys, prepare("vctk", vctk, tmp_path), r"1 recordings cannot be used.*--max-bad\)", r"p1_002.wav: ", message
+        capsys,
+        prepare("vctk", vctk, tmp_path),
+        r"that cannot be used: 1, at most 0 .*--max-bad\)",
+        r"p1_002.wav: ",
+        message,
     )
     assert not (tmp_path / "data").exists()
     assert main([str(part) for part in [*prepare("vctk", vctk, tmp_path), "--max-bad", 1]]) == 0
@@ -208,7 +212,11 @@ def test_fsdd_bad_recording(tmp_path, capsys, kind):
     (root / "7_ann_3.wav").unlink()
     make(root / "7_ann_3.wav")
     fails(
-        capsys, prepare("fsdd", tmp_path / "fsdd", tmp_path), r"1 recordings cannot be used", r"7_ann_3.wav", message
+        capsys,
+        prepare("fsdd", tmp_path / "fsdd", tmp_path),
+        r"recordings that cannot be used: 1, at most 0",
+        r"7_ann_3.wav",
+        message,
     )
     assert not (tmp_path / "data").exists()
     assert main([str(part) for part in [*prepare("fsdd", tmp_path / "fsdd", tmp_path), "--max-bad", 1]]) == 0

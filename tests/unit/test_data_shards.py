@@ -236,11 +236,26 @@ def test_resampled(tmp_path):
     assert np.array_equal(utterance.mel, LogMel(SPEC)(torch.from_numpy(wav)[None]).mel[0].numpy())
 
 
-def test_moved_folder_is_read(corpus):
+def test_moved_folder_is_read(corpus, monkeypatch):
     index = shards(corpus)
     names = [utterance.utterance_id for utterance in iterate_utterances(index)]
-    shutil.move(corpus / "dump", corpus / "elsewhere")
-    assert [utterance.utterance_id for utterance in iterate_utterances(corpus / "elsewhere")] == names
+    odd = corpus / "not a {glob,URL}#or?query"
+    shutil.move(corpus / "dump", odd)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # webdataset by itself would give each process its part
+    monkeypatch.setenv("RANK", "1")
+    assert [utterance.utterance_id for utterance in iterate_utterances(odd)] == names
+
+
+def test_damage_that_sizes_do_not_show_is_found_while_reading(corpus):
+    index = shards(corpus)
+    tar = corpus / "dump" / "train-000001.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:512] + bytes(len(whole) - 512))  # one header, then an end of the archive
+    with pytest.raises(UserError, match=r"sqvae-speech validate .*dump` says which"):
+        list(iterate_utterances(corpus / "dump"))
+    entry = index.entries()[5]
+    with pytest.raises(UserError, match=rf"train-000001.tar does not hold the mel of {entry.utterance_id!r}"):
+        ShardReader(index).mel(entry)
 
 
 def test_swapped_contents_are_found(corpus):

@@ -65,8 +65,8 @@ def refuse_damage(left_out: list[LeftOut], max_bad: int) -> None:
         reasons = "\n".join(f"  {item.reason}" for item in damaged[:10])
         more = f"\n  ... and {len(damaged) - 10} more" if len(damaged) > 10 else ""
         raise UserError(
-            f"{len(damaged)} recordings cannot be used, at most {max_bad} may be (--max-bad):\n{reasons}{more}\n"
-            f"Repair or remove them, or pass --max-bad {len(damaged)} to go on without them"
+            f"recordings that cannot be used: {len(damaged)}, at most {max_bad} may be (--max-bad):\n{reasons}{more}"
+            f"\nRepair or remove them, or pass --max-bad {len(damaged)} to go on without them"
         )
 
 
