@@ -21,7 +21,7 @@ LAYERS = {
     "models": {"quantization", "audio"},
     "data": {"audio"},
     "training": {"models", "data", "quantization", "plots"},
-    "units": {"models", "data", "audio"},
+    "units": {"models", "data", "audio", "plots"},
     "evaluation": {"units", "models", "data", "audio", "plots"},
     "tokenizer": {"models", "audio", "units"},
 }
