@@ -230,7 +230,9 @@ def _lines(path: Path) -> list[str]:
 
 def _agree(what: str, found: int, given: int | None) -> None:
     if given is not None and found != given:
-        raise UserError(f"{what} has a codebook of {found}, and --codebook-size {given} was given; leave it out")
+        raise UserError(
+            f"{what} has a codebook_size of {found}, not {given}: units of another model, or a wrong size given"
+        )
 
 
 def _ids(path: Path, ids: str | os.PathLike | None, count: int) -> list[str]:

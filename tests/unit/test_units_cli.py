@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from units_world import make_world
+from units_world import make_model, make_world
 
 from sqvae_speech.bin.main import main
+from sqvae_speech.units.extract import encode_shards
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,17 @@ def test_errors_are_one_message_and_exit_1(world, tmp_path, monkeypatch, capsys,
     assert error.startswith("error: ")
     assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_units_of_another_codebook_are_not_decoded(world, tmp_path, capsys):
+    other = make_model(tmp_path / "k16", codebook_size=16)
+    store = str(tmp_path / "u" / "test.parquet")
+    encode_shards(world.bundle, world.shards, store, formats=["km"], progress=False)
+    argv = ["convert", "--model", other.path, "--target-speaker", "bob", "--output", str(tmp_path / "o"), "--quiet"]
+    for suffix in ("parquet", "km"):
+        assert main([*argv, "--units", store.replace("parquet", suffix)]) == 1
+        assert "codebook_size of 32, not 16" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("verb", ["encode", "units", "score", "convert"])

@@ -64,7 +64,7 @@ def test_km_takes_its_ids_from_a_fairseq_manifest(tmp_path, store):
 
 def test_codebook_sizes_that_contradict(tmp_path, store):
     write_format(tmp_path / "test.km", store)
-    with pytest.raises(UserError, match="codebook of 100, and --codebook-size 50"):
+    with pytest.raises(UserError, match="codebook_size of 100, not 50"):
         read_format(tmp_path / "test.km", codebook_size=50)
     write_format(tmp_path / "test.kaldi", store)
     with pytest.raises(UserError, match="give --codebook-size"):
@@ -72,7 +72,7 @@ def test_codebook_sizes_that_contradict(tmp_path, store):
     with pytest.raises(UserError, match=r"kaldi:1: a\|b: code 99 is outside a codebook of 50"):
         read_format(tmp_path / "test.kaldi", codebook_size=50)
     write_format(tmp_path / "test.parquet", store)
-    with pytest.raises(UserError, match="codebook of 100, and --codebook-size 50"):
+    with pytest.raises(UserError, match="codebook_size of 100, not 50"):
         read_format(tmp_path / "test.parquet", codebook_size=50)
 
 
