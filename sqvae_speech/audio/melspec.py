@@ -135,6 +135,18 @@ class MelSpec:
         return self.sample_rate / self.hop_length
 
     @property
+    def decibels_per_unit(self) -> float:
+        """How many dB one unit of the log-mel is, so that errors compare in dB whatever the preset.
+
+        Normalised dB: the dynamic range; dB: 1; logarithms of magnitudes: 20 to the base 10, 20 / ln 10 natural; of
+        powers: half of these.
+        """
+        if self.log == "db":
+            return float(self.dynamic_range or 1.0) if self.normalize else 1.0
+        ten = 20.0 / self.power
+        return ten if self.log == "log10" else ten / math.log(10.0)
+
+    @property
     def pad_samples(self) -> int:
         """Samples that padding puts before the first and after the last sample of the wav."""
         return self.n_fft // 2 if self.center else self.padding

@@ -7,26 +7,8 @@ and frames of all utterances, divided by how many there are (pooled: a long utte
 and multiplied by top_db squared, 80^2, which undoes the features' scaling to [0, 1].
 """
 
-import math
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from sqvae_speech.audio.melspec import MelSpec
-
-
-def decibels_per_unit(mel_spec: "MelSpec") -> float:
-    """How many dB one unit of a log-mel is, so that errors of every preset compare in dB.
-
-    Normalised dB: the dynamic range; dB: 1; logarithms of magnitudes: 20 to the base 10, 20 / ln 10 natural; of
-    powers: half of these.
-    """
-    if mel_spec.log == "db":
-        return float(mel_spec.dynamic_range or 1.0) if mel_spec.normalize else 1.0
-    ten = 20.0 / mel_spec.power
-    return ten if mel_spec.log == "log10" else ten / math.log(10.0)
 
 
 def squared_error_sums(reconstruction: Tensor, target: Tensor, lengths: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.reader import UtteranceMel, iterate_utterances
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.codebook import CodebookAccumulator, CodebookScores
-from sqvae_speech.evaluation.reconstruction import decibels_per_unit, squared_error_sums
+from sqvae_speech.evaluation.reconstruction import squared_error_sums
 from sqvae_speech.units.batches import MelBatch, in_order
 from sqvae_speech.units.convert_voice import speaker_index
 from sqvae_speech.units.extract import MAX_FRAMES, min_frames, store_meta
@@ -105,7 +105,7 @@ def score_utterances(
     """
     model = bundle.model
     targets = {name: speaker_index(bundle.speakers, name) for name in target_speakers}
-    scale = decibels_per_unit(bundle.mel_spec) ** 2
+    scale = bundle.mel_spec.decibels_per_unit**2
     codebook = CodebookAccumulator(model.codebook_size)
 
     def process(batch: MelBatch) -> list[tuple[np.ndarray, dict[str | None, float]]]:

@@ -209,12 +209,11 @@ class Trainer:
             self._validation_batches(),
             temperature=temperature_at(settings, self.step),
             device=self.accelerator.device,
+            mel_spec=self.mel_spec,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
-            dynamic_range=self.mel_spec.dynamic_range if self.mel_spec.normalize else None,
             plots_dir=self.exp_dir / "plots" if self.metrics is not None and settings.num_plots else None,
             num_plots=settings.num_plots,
-            mel_spec=self.mel_spec,
         )
         improved = scores["mse"] < self.best
         self.best = min(self.best, scores["mse"])

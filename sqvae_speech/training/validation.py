@@ -36,12 +36,11 @@ def validate(
     *,
     temperature: float,
     device: torch.device,
+    mel_spec: MelSpec,
     rank: int = 0,
     world_size: int = 1,
-    dynamic_range: float | None = None,
     plots_dir: Path | None = None,
     num_plots: int = 0,
-    mel_spec: MelSpec | None = None,
 ) -> dict[str, float]:
     """Score a model in evaluation mode; always with the same draws, and without moving those of training.
 
@@ -50,16 +49,15 @@ def validate(
         batches: of ``batch_utterances``.
         temperature: of the sampled pass; without effect on hard draws.
         device: where the model is.
+        mel_spec: of the batches; gives the scale of ``db2`` and the time axis of plots.
         rank: this process takes batch ``rank`` and every ``world_size``-th after it.
         world_size: processes that share the work; totals are summed over all.
-        dynamic_range: of a normalised dB mel; adds ``db2``, the squared error in dB².
         plots_dir: where mels and the code histogram are drawn; None draws nothing.
         num_plots: how many utterances are drawn, the first ones.
-        mel_spec: for the time axis of plots.
 
     Returns:
-        ``loss`` and ``loss_sampled`` (codes drawn from the posterior) in nats per utterance; ``mse``;
-        ``db2``, ``perplexity`` and ``usage`` of hard choices, ``entropy`` of the posterior a unit.
+        ``loss`` and ``loss_sampled`` (codes drawn from the posterior) in nats per utterance; ``mse`` and, in dB²,
+        ``db2``; ``perplexity`` and ``usage`` of hard choices, ``entropy`` of the posterior a unit.
     """
     was_training = model.training
     model.eval()
@@ -104,14 +102,12 @@ def validate(
         plot_code_histogram(plots_dir / "codes.png", statistics.counts.cpu())
     model.train(was_training)
     mse = totals["squared_error"] / max(totals["values"], 1.0)
-    scores = {
+    return {
         "loss": totals["loss"] / max(totals["examples"], 1.0),
         "loss_sampled": totals["loss_sampled"] / max(totals["examples"], 1.0),
         "mse": mse,
+        "db2": mel_spec.decibels_per_unit**2 * mse,
         "perplexity": statistics.perplexity,
         "usage": statistics.usage,
         "entropy": totals["entropy"] / max(totals["units"], 1.0),
     }
-    if dynamic_range is not None:
-        scores["db2"] = dynamic_range**2 * mse
-    return scores

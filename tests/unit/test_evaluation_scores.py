@@ -13,7 +13,7 @@ from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.data.reader import UtteranceMel, iterate_utterances
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.codebook import CodebookAccumulator
-from sqvae_speech.evaluation.reconstruction import decibels_per_unit, squared_error_sums
+from sqvae_speech.evaluation.reconstruction import squared_error_sums
 from sqvae_speech.evaluation.report import markdown, report, write_report
 from sqvae_speech.evaluation.scores import score_shards, score_utterances
 
@@ -80,12 +80,12 @@ def test_every_log_in_decibels():
             "log10": spec.power * math.log10(3.0),
             "ln": spec.power * math.log(3.0),
         }[spec.log]
-        assert change * decibels_per_unit(spec) == pytest.approx(20 * math.log10(3.0), rel=1e-12)
+        assert change * spec.decibels_per_unit == pytest.approx(20 * math.log10(3.0), rel=1e-12)
     plain = MelSpec(
         name="x", sample_rate=16000, n_fft=512, hop_length=160, win_length=400, n_mels=40, fmin=0, fmax=8000, log="db"
     )
-    assert decibels_per_unit(plain) == 1
-    assert decibels_per_unit(MelSpec.preset("sqvae16k")) == 80
+    assert plain.decibels_per_unit == 1
+    assert MelSpec.preset("sqvae16k").decibels_per_unit == 80
 
 
 def test_padding_counts_in_nothing():
