@@ -14,7 +14,7 @@ class QuantizerOutput(NamedTuple):
 
     Attributes:
         quantized: (B, *, D) float, what the decoder gets; zero at masked positions.
-        indices: (B, *) int64, the most probable code; zero at masked positions.
+        indices: (B, *) int64, the most probable code; zero at masked positions. (B, *, N) for N codebooks.
         loss: scalar, the latent part of the training loss, summed over positions and averaged over the batch; for
             stochastic quantizers the latent part of the negative ELBO, in nats per example.
         metrics: detached scalars by name.
@@ -62,7 +62,12 @@ class Quantizer(nn.Module, ABC):
 
     ``*`` is any number of axes, none included. Latents may be of any float dtype; everything inside is computed in
     float32 at least, whatever autocast says, and ``quantized`` comes back in the dtype of ``z``.
+
+    Attributes:
+        composed: made of other quantizers; its indices have an axis of codebooks, also when there is only one.
     """
+
+    composed = False
 
     def __init__(self, codebook_size: int, dim: int):
         super().__init__()
@@ -73,9 +78,19 @@ class Quantizer(nn.Module, ABC):
         self.dim = dim
 
     @property
+    def num_codebooks(self) -> int:
+        """How many codes a position has."""
+        return 1
+
+    @property
     def log_var_channels(self) -> int:
         """How many channels the encoder's log-variance head must have: 0 (no head), 1 or D."""
         return 0
+
+    @property
+    def log_var_per_channel(self) -> bool:
+        """Whether ``log_var`` has a value for each of the D channels."""
+        return False
 
     @property
     def log_var_per_example(self) -> bool:
@@ -137,7 +152,7 @@ class Quantizer(nn.Module, ABC):
             out = self._quantize(rows, temperature, sample)
         return QuantizerOutput(
             quantized=rows.select(out.quantized).to(z.dtype).reshape(z.shape),
-            indices=rows.select(out.indices).reshape(z.shape[:-1]),
+            indices=rows.select(out.indices).reshape(*z.shape[:-1], *out.indices.shape[1:]),
             loss=out.loss,
             metrics={name: value.detach() for name, value in out.metrics.items()},
         )
@@ -146,7 +161,8 @@ class Quantizer(nn.Module, ABC):
     def encode(self, z: Tensor, log_var: Tensor | None = None) -> Tensor:
         """The most probable code of every position: (B, *, D) -> (B, *) int64. Deterministic."""
         with torch.autocast(z.device.type, enabled=False):
-            return self._nearest(self._rows(z, log_var, None)).reshape(z.shape[:-1])
+            indices = self._nearest(self._rows(z, log_var, None))
+        return indices.reshape(*z.shape[:-1], *indices.shape[1:])
 
     def decode(self, indices: Tensor) -> Tensor:
         """Codebook vectors of ``indices`` (B, *) int64 -> (B, *, D).
@@ -154,19 +170,24 @@ class Quantizer(nn.Module, ABC):
         Raises:
             ValueError: an index outside [0, K); checked where it costs no device synchronisation.
         """
-        if indices.device.type == "cpu" and not torch.compiler.is_compiling() and indices.numel():
-            low, high = (int(value) for value in indices.aminmax())
-            if low < 0 or high >= self.codebook_size:
-                raise ValueError(
-                    f"index {low if low < 0 else high} is outside the codebook of {self.codebook_size} codes "
-                    f"(legal: 0 to {self.codebook_size - 1}); were these units made with another codebook?"
-                )
+        self._check_indices(indices)
         return nn.functional.embedding(indices, self.decoding_codebook())
+
+    def _check_indices(self, indices: Tensor) -> None:
+        if indices.device.type != "cpu" or torch.compiler.is_compiling() or not indices.numel():
+            return
+        low, high = (int(value) for value in indices.aminmax())
+        if low < 0 or high >= self.codebook_size:
+            raise ValueError(
+                f"index {low if low < 0 else high} is outside the codebook of {self.codebook_size} codes "
+                f"(legal: 0 to {self.codebook_size - 1}); were these units made with another codebook?"
+            )
 
     def posterior(self, z: Tensor, log_var: Tensor | None = None) -> Tensor:
         """``q(k | z)`` at every position, (B, *, K); rows sum to one."""
         with torch.autocast(z.device.type, enabled=False):
-            return self._posterior(self._rows(z, log_var, None)).reshape(*z.shape[:-1], self.codebook_size)
+            posterior = self._posterior(self._rows(z, log_var, None))
+        return posterior.reshape(*z.shape[:-1], *posterior.shape[1:])
 
     def _rows(self, z: Tensor, log_var: Tensor | None, mask: Tensor | None) -> Rows:
         """Check shapes, lift half precision to float32, flatten to rows, blank what is masked."""
@@ -208,6 +229,10 @@ class Quantizer(nn.Module, ABC):
     def describe(self) -> str:
         """A short name for messages."""
         return type(self).__name__
+
+    def shape_description(self) -> str:
+        """What two quantizers must share to be composed."""
+        return f"{self.describe()}, {self.codebook_size} codes of {self.dim}"
 
     def extra_repr(self) -> str:
         return f"codebook_size={self.codebook_size}, dim={self.dim}"

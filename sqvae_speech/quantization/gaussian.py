@@ -57,17 +57,21 @@ class GaussianQuantizer(StochasticQuantizer):
         return {"global": 0, "sample": 1, "position": 1, "diagonal": self.dim}[self.covariance]
 
     @property
+    def log_var_per_channel(self) -> bool:
+        return self.covariance == "diagonal"
+
+    @property
     def log_var_per_example(self) -> bool:
         return self.covariance == "sample"
 
     def decoding_codebook(self) -> Tensor:
         return self.codebook
 
-    def _prepared(self, rows: Rows) -> Prepared:
-        codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
-        centre = codebook.detach().mean(dim=0)
+    def _prepared(self, rows: Rows, codebook: Tensor | None = None) -> Prepared:
+        vectors = functional.at_least_float32(self.codebook if codebook is None else codebook).to(rows.z.dtype)
+        centre = vectors.detach().mean(dim=0)
         precision = torch.exp(-self._total_log_scale(rows)).to(rows.z.dtype)
-        return Prepared(rows.z - centre, codebook - centre, precision, centre)
+        return Prepared(rows.z - centre, vectors - centre, precision, centre, vectors)
 
     def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor:
         return functional.gaussian_divergence(z, quantized, weight)

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# metrics that add up over the codebooks of a position; of the others the mean is reported
+SUMMED = ("entropy", "kl_discrete", "kl_continuous", "distance")
+
 
 def code_counts(indices: Tensor, codebook_size: int, mask: Tensor | None = None) -> Tensor:
     """Count how often each code is chosen.
@@ -33,18 +36,70 @@ def usage(counts: Tensor) -> Tensor:
     return (counts > 0).to(counts.dtype).mean()
 
 
-class CodebookStatistics:
-    """Accumulates code counts over batches, and over processes when asked."""
+def codebook_metrics(
+    indices: Tensor, posterior: Tensor | None, codebook_size: int, mask: Tensor | None
+) -> dict[str, Tensor]:
+    """Perplexity and usage of one codebook in a batch.
 
-    def __init__(self, codebook_size: int):
+    Args:
+        indices: (N,) int64 hard choices.
+        posterior: (K,) summed over the real rows, or None where it is one-hot at the choices.
+        codebook_size: K.
+        mask: (N,) bool, or None.
+
+    Returns:
+        ``perplexity`` of hard choices, ``perplexity_posterior`` of the mean posterior, ``usage``: float64 scalars.
+    """
+    counts = code_counts(indices, codebook_size, mask)
+    return {
+        "perplexity": perplexity(counts),
+        "perplexity_posterior": perplexity(counts if posterior is None else posterior),
+        "usage": usage(counts),
+    }
+
+
+def combine_codebooks(reports: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The metrics of several codebooks as one.
+
+    Nats and squared distances add up over codebooks, the rest are means; ``perplexity_0``, ``perplexity_1``, ...
+    are those of each.
+    """
+    combined = {}
+    for name in reports[0]:
+        values = torch.stack([report[name] for report in reports])
+        combined[name] = values.sum(dim=0) if name in SUMMED else values.mean(dim=0)
+    for number, report in enumerate(reports):
+        combined[f"perplexity_{number}"] = report["perplexity"]
+    return combined
+
+
+class CodebookStatistics:
+    """Accumulates code counts over batches, and over processes when asked.
+
+    Attributes:
+        counts: (K,) float64 uses of each code; (N, K) with N > 1 codebooks, whose perplexity and usage are means.
+    """
+
+    def __init__(self, codebook_size: int, num_codebooks: int = 1):
         self.codebook_size = codebook_size
-        self.counts = torch.zeros(codebook_size, dtype=torch.float64)
+        self.num_codebooks = num_codebooks
+        shape = (codebook_size,) if num_codebooks == 1 else (num_codebooks, codebook_size)
+        self.counts = torch.zeros(shape, dtype=torch.float64)
 
     def update(self, indices: Tensor, mask: Tensor | None = None) -> None:
-        """Add the hard choices of a batch: ``indices`` int64 of any shape, ``mask`` bool of the same."""
+        """Add the hard choices of a batch.
+
+        Args:
+            indices: int64 (B, *), or (B, *, N) of N > 1 codebooks.
+            mask: bool (B, *), True counts.
+        """
         if self.counts.device != indices.device:
             self.counts = self.counts.to(indices.device)
-        self.counts += code_counts(indices, self.codebook_size, mask)
+        if self.num_codebooks == 1:
+            self.counts += code_counts(indices, self.codebook_size, mask)
+            return
+        for counts, codes in zip(self.counts, indices.unbind(dim=-1), strict=True):
+            counts += code_counts(codes, self.codebook_size, mask)
 
     def synchronize(self) -> None:
         """Sum the counts over all processes; does nothing without an initialised process group."""
@@ -56,7 +111,7 @@ class CodebookStatistics:
 
     @property
     def perplexity(self) -> float:
-        return perplexity(self.counts).item()
+        return torch.stack([perplexity(counts) for counts in self.counts.view(-1, self.codebook_size)]).mean().item()
 
     @property
     def usage(self) -> float:

@@ -22,12 +22,32 @@ class Prepared(NamedTuple):
         weight: (1, 1), (N, 1) or (N, D), the precision of the Gaussian kinds and κ of the vMF one.
         centre: (D,) what ``z`` and ``codebook`` have been reduced by, or None. No distance depends on it, but in
             float32 a common offset costs the digits of small distances.
+        vectors: (K, D) what indices decode to, to the last bit.
     """
 
     z: Tensor
     codebook: Tensor
     weight: Tensor
     centre: Tensor | None
+    vectors: Tensor
+
+
+class Draw(NamedTuple):
+    """A code of every row, relaxed or hard.
+
+    Attributes:
+        quantized: (N, D).
+        centred: (N, D), ``quantized`` less the centre, to be compared with :attr:`Prepared.z`.
+        indices: (N,) int64, the most probable codes (not those drawn).
+        entropy: (N,) of the posterior, in nats.
+        posterior: (K,) summed over the real rows, without gradient.
+    """
+
+    quantized: Tensor
+    centred: Tensor
+    indices: Tensor
+    entropy: Tensor
+    posterior: Tensor
 
 
 class StochasticQuantizer(Quantizer):
@@ -69,7 +89,8 @@ class StochasticQuantizer(Quantizer):
         return torch.logaddexp(torch.zeros_like(s) if rows.log_var is None else rows.log_var, s)
 
     @abstractmethod
-    def _prepared(self, rows: Rows) -> Prepared: ...
+    def _prepared(self, rows: Rows, codebook: Tensor | None = None) -> Prepared:
+        """``codebook`` (K, D) takes the place of the quantizer's own."""
 
     def _logits(self, z: Tensor, codebook: Tensor, weight: Tensor) -> Tensor:
         return functional.LOGITS[self.kind](z, codebook, weight)
@@ -77,34 +98,42 @@ class StochasticQuantizer(Quantizer):
     @abstractmethod
     def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor: ...
 
-    def _quantize(self, rows: Rows, temperature: float, sample: bool) -> QuantizerOutput:
-        z, codebook, weight, centre = self._prepared(rows)
+    def _draw(self, prepared: Prepared, mask: Tensor | None, temperature: float, sample: bool) -> Draw:
+        z, codebook, weight, centre, vectors = prepared
         if sample and self.training:
             centred, entropy, indices, posterior = stochastic_quantize(
-                z, codebook, weight, kind=self.kind, temperature=temperature, mask=rows.mask, backend=self.backend
+                z, codebook, weight, kind=self.kind, temperature=temperature, mask=mask, backend=self.backend
             )
             quantized = centred if centre is None else centred + centre
-        else:
-            logits = self._logits(z, codebook, weight)
-            indices, entropy = logits.argmax(dim=-1), functional.entropy(logits)
-            posterior = rows.select(logits.detach().softmax(dim=-1)).sum(dim=0)
-            drawn = (logits + functional.gumbel_noise(logits)).argmax(dim=-1) if sample else indices
-            centred = F.embedding(drawn, codebook)
-            quantized = F.embedding(drawn, self.decoding_codebook())  # to the last bit what decode gives
-        kl_discrete = rows.total(math.log(self.codebook_size) - entropy) / rows.batch_size
-        kl_continuous = rows.total(self._divergence(z, centred, weight)) / rows.batch_size
+            return Draw(quantized, centred, indices, entropy, posterior)
+        logits = self._logits(z, codebook, weight)
+        indices = logits.argmax(dim=-1)
+        chosen = (logits + functional.gumbel_noise(logits)).argmax(dim=-1) if sample else indices
+        posterior = logits.detach().softmax(dim=-1)
+        if mask is not None:
+            posterior = posterior.masked_fill(~mask[:, None], 0.0)
+        return Draw(
+            quantized=F.embedding(chosen, vectors),
+            centred=F.embedding(chosen, codebook),
+            indices=indices,
+            entropy=functional.entropy(logits),
+            posterior=posterior.sum(dim=0),
+        )
+
+    def _quantize(self, rows: Rows, temperature: float, sample: bool) -> QuantizerOutput:
+        prepared = self._prepared(rows)
+        draw = self._draw(prepared, rows.mask, temperature, sample)
+        kl_discrete = rows.total(math.log(self.codebook_size) - draw.entropy) / rows.batch_size
+        kl_continuous = rows.total(self._divergence(prepared.z, draw.centred, prepared.weight)) / rows.batch_size
         with torch.no_grad():
-            counts = metrics.code_counts(indices, self.codebook_size, rows.mask)
             report = {
-                "perplexity": metrics.perplexity(counts),
-                "perplexity_posterior": metrics.perplexity(posterior),
-                "usage": metrics.usage(counts),
-                "entropy": rows.total(entropy) / rows.num_real(),
+                **metrics.codebook_metrics(draw.indices, draw.posterior, self.codebook_size, rows.mask),
+                "entropy": rows.total(draw.entropy) / rows.num_real(),
                 "kl_discrete": kl_discrete,
                 "kl_continuous": kl_continuous,
-                **self._scale_metrics(rows, weight),
+                **self._scale_metrics(rows, prepared.weight),
             }
-        return QuantizerOutput(quantized, indices, kl_discrete + kl_continuous, report)
+        return QuantizerOutput(draw.quantized, draw.indices, kl_discrete + kl_continuous, report)
 
     @abstractmethod
     def _scale_metrics(self, rows: Rows, weight: Tensor) -> dict[str, Tensor]: ...

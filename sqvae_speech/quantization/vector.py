@@ -67,6 +67,20 @@ class VectorQuantizer(Quantizer):
             self.sums_ema.copy_(vectors)
 
     def _quantize(self, rows: Rows, temperature: float, sample: bool) -> QuantizerOutput:
+        indices, quantized, loss, distance = self._assign(rows)
+        if self.training and self.codebook_update == "ema":
+            self._update_codebook(rows, indices)
+        with torch.no_grad():
+            report = {
+                **metrics.codebook_metrics(indices, None, self.codebook_size, rows.mask),
+                "entropy": torch.zeros_like(distance),  # the posterior is one-hot
+                "distance": distance,
+            }
+        straight_through = rows.z + (quantized - rows.z).detach()
+        return QuantizerOutput(straight_through, indices, loss, report)
+
+    def _assign(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Nearest codes: indices (N,), vectors (N, D), loss, and the squared distance an example."""
         codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
         indices = self._nearest(rows)
         quantized = F.embedding(indices, codebook)
@@ -74,28 +88,14 @@ class VectorQuantizer(Quantizer):
         loss = self.commitment * distance
         if self.codebook_update == "gradient":
             loss = loss + rows.total((rows.z.detach() - quantized).square().sum(dim=-1)) / rows.batch_size
-        elif self.training:
-            self._update_codebook(rows, indices)
-        with torch.no_grad():
-            counts = metrics.code_counts(indices, self.codebook_size, rows.mask)
-            # the posterior is one-hot, so its entropy is 0 and its mean is the distribution of hard choices
-            code_perplexity = metrics.perplexity(counts)
-            report = {
-                "perplexity": code_perplexity,
-                "perplexity_posterior": code_perplexity,
-                "usage": metrics.usage(counts),
-                "entropy": torch.zeros_like(distance),
-                "distance": distance,
-            }
-        straight_through = rows.z + (quantized - rows.z).detach()
-        return QuantizerOutput(straight_through, indices, loss, report)
+        return indices, quantized, loss, distance
 
     @torch.no_grad()
     def _update_codebook(self, rows: Rows, indices: Tensor) -> None:
         """Move the averages, with the latents of every process, so that codebooks stay equal on all of them."""
         weights = torch.ones_like(rows.z[:, 0]) if rows.mask is None else rows.mask.to(rows.z.dtype)
         counts = self.counts_ema.new_zeros(self.codebook_size).index_add_(0, indices, weights.to(self.counts_ema))
-        sums = torch.zeros_like(self.sums_ema).index_add_(0, indices, rows.z.to(self.sums_ema))
+        sums = torch.zeros_like(self.sums_ema).index_add_(0, indices, rows.select(rows.z).to(self.sums_ema))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(counts)
             torch.distributed.all_reduce(sums)

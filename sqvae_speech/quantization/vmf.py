@@ -48,10 +48,11 @@ class VmfQuantizer(StochasticQuantizer):
     def decoding_codebook(self) -> Tensor:
         return F.normalize(self.codebook, dim=-1)
 
-    def _prepared(self, rows: Rows) -> Prepared:
-        codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
+    def _prepared(self, rows: Rows, codebook: Tensor | None = None) -> Prepared:
+        raw = functional.at_least_float32(self.codebook if codebook is None else codebook).to(rows.z.dtype)
+        vectors = F.normalize(raw, dim=-1)
         kappa = self._total_log_scale(rows).exp().to(rows.z.dtype)
-        return Prepared(F.normalize(rows.z, dim=-1), F.normalize(codebook, dim=-1), kappa, None)
+        return Prepared(F.normalize(rows.z, dim=-1), vectors, kappa, None, vectors)
 
     def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor:
         return functional.vmf_divergence(z, quantized, weight)

@@ -18,11 +18,19 @@ def drawn_noise(quantizer: Quantizer, z: Tensor, mask: Tensor | None, seed: int)
 
     Zero at masked positions, up to a constant at each of the others. The dtype of ``z`` counts, its values do not.
     """
+    return drawn_noises(quantizer, z, mask, seed, 1)[0]
+
+
+def drawn_noises(quantizer: Quantizer, z: Tensor, mask: Tensor | None, seed: int, count: int) -> list[Tensor]:
+    """The noise of ``count`` quantizers of one size that run one after the other from a seed."""
     size = quantizer.codebook_size
     probe = VmfQuantizer(size, size).to(z.dtype).train()
+    noises = []
     with torch.no_grad():
         probe.codebook.copy_(torch.eye(size))
         torch.manual_seed(seed)
-        weights = probe(torch.ones(*z.shape[:-1], size, dtype=z.dtype), mask=mask).quantized
-    noise = weights.double().log()
-    return noise if mask is None else noise.masked_fill(~mask[..., None], 0.0)
+        for _ in range(count):
+            weights = probe(torch.ones(*z.shape[:-1], size, dtype=z.dtype), mask=mask).quantized
+            noise = weights.double().log()
+            noises.append(noise if mask is None else noise.masked_fill(~mask[..., None], 0.0))
+    return noises

@@ -6,6 +6,7 @@ Takida et al., arXiv 2205.07547 (Gaussian types I to IV, von Mises-Fisher), van 
 (vector quantization, exponential moving averages in its Appendix A.1).
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -158,6 +159,109 @@ def vector(
     }
     posterior = torch.eye(len(codebook)).double()[indices]
     return VectorExpected(quantized, indices, posterior, loss, metrics, grad_z, grad_codebook)
+
+
+def residual_gaussian(
+    z: Tensor,
+    codebooks: list[Tensor],
+    variances: list[Tensor],
+    noises: list[Tensor] | None,
+    temperature: float,
+    mask: Tensor | None,
+    stages_used: list[int],
+) -> Expected:
+    """RSQ-VAE (HQ-VAE, Takida et al., arXiv 2401.00365), one position at a time.
+
+    Args:
+        z: (B, *, D).
+        codebooks: N of (K, D).
+        variances: N of (B, *, D).
+        noises: N of (B, *, K), or None for the deterministic pass.
+        temperature: of the Gumbel-softmax.
+        mask: (B, *) bool.
+        stages_used: for each example, how many stages its code has.
+    """
+    stages, size, dim = len(codebooks), len(codebooks[0]), z.shape[-1]
+    total, discrete, continuous = torch.zeros_like(z), torch.zeros(()).double(), torch.zeros(()).double()
+    indices = torch.zeros(*z.shape[:-1], stages, dtype=torch.int64)
+    posteriors = torch.zeros(*z.shape[:-1], stages, size).double()
+    log_variances = []
+    quantized = {}
+    for position in _positions(z):
+        real = mask is None or bool(mask[position])
+        left, used = z[position], stages_used[position[0]]
+        summed, spread = torch.zeros(dim).double(), torch.zeros(dim).double()
+        for stage in range(stages):
+            variance = variances[stage][position]
+            log_weight = -((left - codebooks[stage]).square() / (2 * variance)).sum(dim=-1)
+            log_posterior = log_weight - _log_sum_exp(log_weight)
+            posteriors[position][stage] = log_posterior.exp().detach()
+            indices[position][stage] = log_weight.argmax()
+            if noises is None:
+                code = codebooks[stage][log_weight.argmax()]
+            else:
+                code = _normalise((log_weight + noises[stage][position]) / temperature) @ codebooks[stage]
+            left = left - code
+            if stage < used:
+                summed, spread = summed + code, spread + variance
+                if real:
+                    discrete = discrete + math.log(size) + (log_posterior.exp() * log_posterior).sum()
+        quantized[position] = summed
+        if real:
+            continuous = continuous + ((z[position] - summed).square() / (2 * spread)).sum()
+            log_variances.append(spread.log().mean())
+    total = torch.stack([quantized[position] for position in _positions(z)]).reshape(z.shape)
+    continuous, discrete = continuous / len(z), discrete / len(z)
+    metrics = {
+        "kl_discrete": discrete,
+        "kl_continuous": continuous,
+        "variance": torch.stack(log_variances).mean().exp(),
+    }
+    return Expected(total, indices, posteriors, continuous + discrete, metrics)
+
+
+def residual_vector(
+    z: Tensor,
+    codebooks: list[Tensor],
+    cotangent: Tensor,
+    commitment: float,
+    gradient: bool,
+    mask: Tensor | None,
+    stages_used: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Residual VQ with a loss a stage, one position at a time.
+
+    Returns:
+        quantized, indices (B, *, N), loss, gradient of z, gradients of the codebooks, and the residuals (B, *, D)
+        that each stage was given.
+    """
+    quantized, loss, grad_z = torch.zeros_like(z), 0.0, torch.zeros_like(z)
+    indices = torch.zeros(*z.shape[:-1], len(codebooks), dtype=torch.int64)
+    grad_codebooks = [torch.zeros_like(codebook) for codebook in codebooks]
+    residuals = [torch.zeros_like(z) for _ in codebooks]
+    for position in _positions(z):
+        real = mask is None or bool(mask[position])
+        left = z[position].clone()
+        if real:
+            grad_z[position] = cotangent[position]
+        for stage, codebook in enumerate(codebooks):
+            residuals[stage][position] = left
+            code = int((left - codebook).square().sum(dim=-1).argmin())
+            indices[position][stage] = code
+            error = left - codebook[code]
+            if stage < stages_used[position[0]]:
+                quantized[position] += codebook[code]
+                if real:
+                    loss = loss + (commitment + gradient) * error.square().sum() / len(z)
+                    grad_z[position] += 2 * commitment * error / len(z)
+                    if gradient:
+                        grad_codebooks[stage][code] -= 2 * error / len(z)
+            left = error
+    return quantized, indices, torch.as_tensor(loss), grad_z, grad_codebooks, residuals
+
+
+def _positions(z: Tensor) -> list[tuple[int, ...]]:
+    return list(itertools.product(*(range(size) for size in z.shape[:-1])))
 
 
 class MovingAverages:
