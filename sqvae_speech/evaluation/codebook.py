@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,9 @@ class CodebookScores:
         usage: share of the codes that are chosen at all, 0 to 1.
         used: how many.
         codebook_size: of how many.
+
+    With several codebooks a position, perplexities and usage are means over the codebooks, the entropy is the sum,
+    and ``used`` and ``codebook_size`` count the codes of all.
     """
 
     perplexity: float
@@ -35,11 +39,17 @@ class CodebookAccumulator:
 
     Args:
         codebook_size: K.
+        num_codebooks: N.
+
+    Attributes:
+        counts: (N, K) uses of each code.
     """
 
-    def __init__(self, codebook_size: int):
-        self.counts = torch.zeros(codebook_size, dtype=torch.float64)
-        self.posterior = torch.zeros(codebook_size, dtype=torch.float64)
+    def __init__(self, codebook_size: int, num_codebooks: int = 1):
+        self.codebook_size = codebook_size
+        self.num_codebooks = num_codebooks
+        self.counts = torch.zeros(num_codebooks, codebook_size, dtype=torch.float64)
+        self.posterior = torch.zeros(num_codebooks, codebook_size, dtype=torch.float64)
         self.entropy = 0.0
         self.with_posterior = 0
 
@@ -47,13 +57,14 @@ class CodebookAccumulator:
         """Add a batch.
 
         Args:
-            indices: (B, U) int64.
+            indices: (B, U) int64, or (B, U, N).
             mask: (B, U) bool, True for real units; the others count in nothing.
-            posterior: (B, U, K) or None.
+            posterior: (B, U, K), (B, U, N, K) or None.
         """
-        self.counts += torch.bincount(indices[mask], minlength=len(self.counts)).double().cpu()
+        for counts, codes in zip(self.counts, indices[mask].view(-1, self.num_codebooks).T.cpu(), strict=True):
+            counts += torch.bincount(codes, minlength=self.codebook_size).double()
         if posterior is not None:
-            real = posterior[mask].double()
+            real = posterior[mask].double().view(-1, self.num_codebooks, self.codebook_size)
             self.posterior += real.sum(dim=0).cpu()
             self.entropy += torch.special.entr(real).sum().item()
             self.with_posterior += len(real)
@@ -63,10 +74,14 @@ class CodebookAccumulator:
         counts = self.counts.numpy()
         seen = self.with_posterior
         return CodebookScores(
-            perplexity=perplexity(counts),
-            perplexity_posterior=perplexity(self.posterior.numpy()) if seen else None,
+            perplexity=_mean_perplexity(counts),
+            perplexity_posterior=_mean_perplexity(self.posterior.numpy()) if seen else None,
             posterior_entropy=self.entropy / seen if seen else None,
             usage=usage(counts),
             used=int((counts > 0).sum()),
-            codebook_size=len(counts),
+            codebook_size=counts.size,
         )
+
+
+def _mean_perplexity(weights: np.ndarray) -> float:
+    return float(np.mean([perplexity(row) for row in weights]))

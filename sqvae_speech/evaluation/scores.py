@@ -17,7 +17,7 @@ from sqvae_speech.evaluation.codebook import CodebookAccumulator, CodebookScores
 from sqvae_speech.evaluation.reconstruction import squared_error_sums
 from sqvae_speech.units.batches import MelBatch, in_order
 from sqvae_speech.units.convert_voice import speaker_index
-from sqvae_speech.units.extract import MAX_FRAMES, min_frames, store_meta
+from sqvae_speech.units.extract import MAX_FRAMES, codes_of, min_frames, store_meta
 from sqvae_speech.units.sequences import UtteranceUnits
 from sqvae_speech.units.statistics import UnitStatistics, unit_statistics
 from sqvae_speech.units.store import store_of
@@ -55,7 +55,7 @@ class SplitScores:
         target_errors: decoded as a chosen speaker, against the source's own log-mel.
         codebook: of the units chosen.
         units: bitrate, durations and counts of the units.
-        counts: (K,) uses of each code, for plots.
+        counts: (N, K) uses of each code of the N codebooks, for plots.
     """
 
     split: str
@@ -106,7 +106,7 @@ def score_utterances(
     model = bundle.model
     targets = {name: speaker_index(bundle.speakers, name) for name in target_speakers}
     scale = bundle.mel_spec.decibels_per_unit**2
-    codebook = CodebookAccumulator(model.codebook_size)
+    codebook = CodebookAccumulator(model.codebook_size, model.num_codebooks)
 
     def process(batch: MelBatch) -> list[tuple[np.ndarray, dict[str | None, float]]]:
         indices, lengths = model.encode(batch.mel, batch.lengths)
@@ -118,7 +118,7 @@ def score_utterances(
                 continue
             voices = torch.as_tensor(speaker, device=indices.device).expand(len(indices))
             sums[name] = _error_sums(model, batch, indices, lengths, voices)
-        codes = [row[:length] for row, length in zip(indices.cpu().numpy(), lengths.tolist(), strict=True)]
+        codes = [codes_of(row[:length]) for row, length in zip(indices.cpu().numpy(), lengths.tolist(), strict=True)]
         return [(row, {name: values[number] for name, values in sums.items()}) for number, row in enumerate(codes)]
 
     errors: dict[str | None, list[tuple[str, float, int]]] = {None: [], **{name: [] for name in targets}}
@@ -133,7 +133,7 @@ def score_utterances(
                 continue
             codes, sums = result
             rows.append(UtteranceUnits(utterance.utterance_id, codes, num_frames=utterance.mel.shape[1]))
-            values = len(codes) * model.frames_per_unit * utterance.mel.shape[0]
+            values = codes.shape[1] * model.frames_per_unit * utterance.mel.shape[0]
             for name, total in sums.items():
                 errors[name].append((utterance.speaker, total * scale, values))
     if not rows:

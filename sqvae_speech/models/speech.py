@@ -57,10 +57,21 @@ class SpeechOutput(NamedTuple):
 
 
 class Units(NamedTuple):
-    """``indices`` (B, U) int64, zero beyond an utterance's end; ``lengths`` (B,) int64."""
+    """Of a batch of utterances.
+
+    Attributes:
+        indices: (B, U) int64, (B, U, N) with N codebooks (residual or grouped quantization); zero beyond an
+            utterance's end.
+        lengths: (B,) int64.
+    """
 
     indices: Tensor
     lengths: Tensor
+
+    @property
+    def codes(self) -> Tensor:
+        """(B, N, U) int64, however many codebooks there are."""
+        return self.indices[:, None] if self.indices.dim() == 2 else self.indices.transpose(1, 2)
 
 
 class SpeechModel(nn.Module):
@@ -77,7 +88,6 @@ class SpeechModel(nn.Module):
 
     frames_per_unit = 2
     first_frame = 1  # the mel frame that unit 0's first output frame stands for
-    num_codebooks = 1
 
     def __init__(self, config: SpeechModelConfig, n_mels: int, num_speakers: int):
         super().__init__()
@@ -93,6 +103,11 @@ class SpeechModel(nn.Module):
     @property
     def codebook_size(self) -> int:
         return self.config.quantizer.codebook_size
+
+    @property
+    def num_codebooks(self) -> int:
+        """How many codes a unit has."""
+        return self.quantizer.num_codebooks
 
     def num_units(self, num_frames):
         """Units of so many mel frames: an int or an int64 tensor."""
@@ -149,16 +164,26 @@ class SpeechModel(nn.Module):
         indices = self.quantizer.encode(z, log_var)
         if unit_lengths is None:
             return Units(indices, torch.full((len(mel),), z.shape[1], device=mel.device))
-        return Units(indices.masked_fill(~length_mask(unit_lengths, z.shape[1]), 0), unit_lengths)
+        mask = length_mask(unit_lengths, z.shape[1])
+        return Units(indices.masked_fill(~mask.view(*mask.shape, *(1,) * (indices.dim() - 2)), 0), unit_lengths)
 
     @torch.no_grad()
     def posterior(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """``q(k | z)`` of every unit: (B, n_mels, T) -> (B, U, K)."""
+        """``q(k | z)`` of every unit: (B, n_mels, T) -> (B, U, K), or (B, U, N, K) with N codebooks."""
         return self.quantizer.posterior(*self.latents(mel, lengths))
 
     @torch.no_grad()
     def decode(self, indices: Tensor, speaker: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Log-mel of units in a speaker's voice: (B, U) int64, (B,) int64, unit lengths (B,) -> (B, n_mels, 2U)."""
+        """Log-mel of units in a speaker's voice.
+
+        Args:
+            indices: (B, U) int64; (B, U, n) of several codebooks, of which a residual quantizer takes the first n.
+            speaker: (B,) int64.
+            lengths: (B,) int64 real units; None when all are.
+
+        Returns:
+            (B, n_mels, 2U).
+        """
         return self.decoder(self.quantizer.decode(indices), speaker, lengths)
 
     @torch.no_grad()

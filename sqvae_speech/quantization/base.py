@@ -121,6 +121,16 @@ class Quantizer(nn.Module, ABC):
             raise ValueError(f"the codebook is {tuple(codebook.shape)}, got {tuple(vectors.shape)}")
         codebook.copy_(vectors)
 
+    def start_from(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Set the codes to some of ``latents`` (M, D), drawn without replacement.
+
+        Raises:
+            ValueError: fewer latents than codes.
+        """
+        if len(latents) < self.codebook_size:
+            raise ValueError(f"{self.codebook_size} codes cannot start from {len(latents)} latents")
+        self.set_codebook(latents[torch.randperm(len(latents), generator=generator)[: self.codebook_size]])
+
     def forward(
         self,
         z: Tensor,

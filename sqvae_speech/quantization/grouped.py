@@ -61,12 +61,21 @@ class GroupedQuantizer(Quantizer):
         """(G, K, D/G) the vectors of every group; (G, N, K, D/G) of residual groups."""
         return torch.stack([self._group(number).decoding_codebook() for number in range(len(self.groups))])
 
+    def start_from(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Start each group from its channels of ``latents`` (M, D)."""
+        for number, part in enumerate(latents.chunk(len(self.groups), dim=-1)):
+            self._group(number).start_from(part, generator)
+
     def set_codebook(self, vectors: Tensor) -> None:
-        """Replace the codebooks by ``vectors`` (K, D), split over the groups; (N, K, D) for residual groups."""
-        if vectors.shape[-1] != self.dim:
-            raise ValueError(f"the codebooks of all groups have {self.dim} channels, got {tuple(vectors.shape)}")
-        for group, part in zip(self.groups, vectors.chunk(len(self.groups), dim=-1), strict=True):
-            group.set_codebook(part)  # type: ignore[operator]
+        """Replace the codebooks by ``vectors`` (G, K, D/G); (G, N, K, D/G) of residual groups.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if len(vectors) != len(self.groups):
+            raise ValueError(f"there are {len(self.groups)} groups, got codebooks {tuple(vectors.shape)}")
+        for number, codebook in enumerate(vectors):
+            self._group(number).set_codebook(codebook)
 
     def decode(self, indices: Tensor) -> Tensor:
         """Vectors of ``indices`` (B, *, n·G) int64, all groups of the first n stages -> (B, *, D).

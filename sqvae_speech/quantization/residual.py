@@ -120,20 +120,30 @@ class ResidualQuantizer(Quantizer):
         return sum_of_codes([self._codebook(number) for number in range(indices.shape[-1])], indices)
 
     @torch.no_grad()
+    def start_from(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Set the codes of each stage to some of what the stages before it leave of ``latents`` (M, D).
+
+        M should be a few times K: nothing is left of a latent that became a code. A shared codebook starts from the
+        latents themselves.
+        """
+        residual = latents
+        for number in range(1 if self.shared_codebook else self.num_stages):
+            self._stage(number).start_from(residual, generator)
+            vectors = self._codebook(number).to(residual)
+            nearest = functional.squared_distances(residual, vectors).argmin(dim=-1)
+            residual = residual - F.embedding(nearest, vectors)
+
     def set_codebook(self, vectors: Tensor) -> None:
-        """Replace the codebooks by ``vectors`` (N, K, D), or (K, D) for the first stage alone (or a shared one).
+        """Replace the codebooks by ``vectors`` (N, K, D), or (K, D) of a shared one.
 
         Raises:
             ValueError: another shape.
         """
-        if vectors.dim() == 2:
-            self._stage(0).set_codebook(vectors)
-            return
-        expected = (self.num_stages, self.codebook_size, self.dim)
-        if self.shared_codebook or vectors.shape != expected:
-            legal = f"{expected[1:]}" if self.shared_codebook else f"{expected} or {expected[1:]}"
-            raise ValueError(f"the codebooks are {legal}, got {tuple(vectors.shape)}")
-        for number, codebook in enumerate(vectors):
+        codebooks = (self.codebook_size, self.dim)
+        expected = codebooks if self.shared_codebook else (self.num_stages, *codebooks)
+        if vectors.shape != expected:
+            raise ValueError(f"the codebooks are {expected}, got {tuple(vectors.shape)}")
+        for number, codebook in enumerate([vectors] if self.shared_codebook else vectors):
             self._stage(number).set_codebook(codebook)
 
     def _stage(self, number: int) -> GaussianQuantizer | VectorQuantizer:

@@ -58,11 +58,11 @@ def start_codebook_from_data(model: SpeechModel, mels: Iterable[torch.Tensor], g
     latents: list[torch.Tensor] = []
     iterator: Iterator[torch.Tensor] = iter(mels)
     saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    while sum(map(len, latents)) < quantizer.codebook_size:
+    # later codebooks start among what earlier ones leave over, which of a latent that became a code is nothing
+    wanted = quantizer.codebook_size * (4 if quantizer.num_codebooks > 1 else 1)
+    while sum(map(len, latents)) < wanted:
         z = model.latents(next(iterator))[0]
         latents.append(z.reshape(-1, z.shape[-1]).cpu())
-    pool = torch.cat(latents)
-    chosen = torch.randperm(len(pool), generator=generator)[: quantizer.codebook_size]
     for name, buffer in model.named_buffers():
         buffer.copy_(saved[name])
-    quantizer.set_codebook(pool[chosen])
+    quantizer.start_from(torch.cat(latents), generator)

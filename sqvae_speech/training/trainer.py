@@ -108,7 +108,7 @@ class Trainer:
             optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.statistics = CodebookStatistics(model.codebook_size)
+        self.statistics = CodebookStatistics(model.codebook_size, model.num_codebooks)
         # other noise on every process, the same each time
         set_seed(settings.seed + 1 + self.accelerator.process_index)
         if state is not None:

@@ -61,7 +61,7 @@ def validate(
     """
     was_training = model.training
     model.eval()
-    statistics = CodebookStatistics(model.codebook_size)
+    statistics = CodebookStatistics(model.codebook_size, model.num_codebooks)
     names = ("loss", "loss_sampled", "examples", "squared_error", "values", "entropy", "units")
     totals = dict.fromkeys(names, 0.0)
     drawn = 0

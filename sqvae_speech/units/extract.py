@@ -67,7 +67,7 @@ def extract_units(
     def encode(batch: MelBatch) -> list[np.ndarray]:
         indices, lengths = model.encode(batch.mel, batch.lengths)
         codes = indices.cpu().numpy()
-        return [_codes(row[:length]) for row, length in zip(codes, lengths.tolist(), strict=True)]
+        return [codes_of(row[:length]) for row, length in zip(codes, lengths.tolist(), strict=True)]
 
     with torch.no_grad():
         results = in_order(utterances, encode, max_frames=max_frames, min_frames=min_frames(model), device=device)
@@ -141,6 +141,6 @@ def export(path: str | os.PathLike, formats: Sequence[str], *, codebook: int | N
     return files
 
 
-def _codes(indices: np.ndarray) -> np.ndarray:
-    # one codebook comes as (U,), several as (U, N)
+def codes_of(indices: np.ndarray) -> np.ndarray:
+    """A model's indices of an utterance, (U,) of one codebook or (U, N), as codes (N, U)."""
     return indices[None] if indices.ndim == 1 else indices.T

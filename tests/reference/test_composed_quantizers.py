@@ -354,6 +354,47 @@ def test_codes_of_residual_groups_lie_stage_by_stage():
     assert torch.equal(quantizer.decode(indices[..., :4]), torch.cat(first, dim=-1))
 
 
+def test_codebooks_that_start_from_latents():
+    latents, generator = torch.randn(200, DIM), torch.Generator().manual_seed(0)
+    residual = build("global", num_quantizers=3)
+    residual.start_from(latents, generator)
+    books = residual.decoding_codebook().detach()
+    assert all((latents == code).all(dim=1).any() for code in books[0]), "codes of the first stage are latents"
+    left = latents - books[0][torch.cdist(latents, books[0]).argmin(dim=-1)]
+    assert (books[1][:, None] - left).norm(dim=-1).amin(dim=-1).max() < 1e-6, "codes of the second are left over"
+    errors = []
+    for n in (1, 2, 3):
+        errors.append((residual.decode(residual.encode(latents)[:, :n]) - latents).square().mean().item())
+    assert errors[0] > errors[1] > errors[2]
+    grouped = build("ema", num_groups=2, num_quantizers=2)
+    grouped.start_from(latents, generator)
+    first = grouped.groups[1].stages[0]
+    assert (first.codebook[:, None] - latents[:, DIM // 2 :]).norm(dim=-1).amin(dim=-1).max() == 0
+    assert torch.equal(first.sums_ema, first.codebook), "the averages start there too"
+    shared = build("diagonal", num_quantizers=3, shared_codebook=True)
+    shared.start_from(latents, generator)
+    assert (shared.stages[0].codebook[:, None] - latents).norm(dim=-1).amin(dim=-1).max() == 0
+    with pytest.raises(ValueError, match="9 codes cannot start from 8 latents"):
+        residual.start_from(latents[:8], generator)
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_set_codebook(name):
+    quantizer = build("ema", **COMPOSED[name])
+    vectors = torch.randn_like(quantizer.decoding_codebook())
+    if name == "residual shared":
+        quantizer.set_codebook(vectors[0])
+        vectors = vectors[:1].expand(3, -1, -1)
+    elif name == "grouped residual":
+        assert vectors.shape == (2, 3, SIZE, DIM // 2)
+        quantizer.set_codebook(vectors)
+    else:
+        quantizer.set_codebook(vectors)
+    assert torch.equal(quantizer.decoding_codebook(), vectors)
+    with pytest.raises(ValueError, match="codebook"):
+        quantizer.set_codebook(vectors[:1])
+
+
 def test_probe_of_successive_draws():
     """The tests above rest on it: later quantizers draw other noise, the first the same as one alone."""
     z = torch.zeros(2, 5, DIM)

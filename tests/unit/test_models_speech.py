@@ -13,6 +13,8 @@ KINDS = {
     **{name: QuantizerConfig("gaussian", SIZE, DIM, name) for name in ("global", "sample", "position", "diagonal")},
     "vmf": QuantizerConfig("vmf", SIZE, DIM),
     "vq": QuantizerConfig("vq", SIZE, DIM),
+    "residual": QuantizerConfig("gaussian", SIZE, DIM, "position", num_quantizers=3),
+    "grouped": QuantizerConfig("gaussian", SIZE, DIM, num_groups=2, num_quantizers=2),
 }
 
 
@@ -59,7 +61,8 @@ def test_shapes(kind, frames):
     out = model(mel, speaker)
     assert out.reconstruction.shape == out.target.shape == (3, N_MELS, 2 * units)
     assert out.quantization.quantized.shape == (3, units, DIM)
-    assert out.quantization.indices.shape == (3, units)
+    several = () if model.num_codebooks == 1 else (model.num_codebooks,)
+    assert out.quantization.indices.shape == (3, units, *several)
     assert out.mask is None
     assert torch.equal(out.target, mel[:, :, 1 : 1 + 2 * units])
     torch.testing.assert_close(out.loss.detach(), out.reconstruction_loss + out.quantization.loss.detach())
@@ -67,11 +70,14 @@ def test_shapes(kind, frames):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.eval()
     encoded = model.encode(mel)
-    assert encoded.indices.shape == (3, units)
+    assert encoded.indices.shape == (3, units, *several)
+    assert encoded.codes.shape == (3, model.num_codebooks, units)
+    assert torch.equal(encoded.codes[:, -1], encoded.indices.reshape(3, units, -1)[..., -1])
     assert encoded.lengths.tolist() == [units] * 3
-    assert model.posterior(mel).shape == (3, units, SIZE)
+    assert model.posterior(mel).shape == (3, units, *several, SIZE)
     assert model.decode(encoded.indices, speaker).shape == (3, N_MELS, 2 * units)
-    assert (model.codebook_size, model.num_codebooks, model.frames_per_unit, model.first_frame) == (SIZE, 1, 2, 1)
+    assert model.num_codebooks == {"residual": 3, "grouped": 4}.get(kind, 1)
+    assert (model.codebook_size, model.frames_per_unit, model.first_frame) == (SIZE, 2, 1)
 
 
 def test_receptive_field_is_what_the_docstring_says():
@@ -154,6 +160,16 @@ def test_the_per_example_variance_is_the_mean_over_real_units():
     assert log_var.shape == (2, 1, 1)
     torch.testing.assert_close(log_var[0, 0], head[0, :14].mean(dim=0))
     torch.testing.assert_close(log_var[1, 0], head[1, :3].mean(dim=0))
+
+
+def test_the_first_stages_of_a_residual_model_decode_alone():
+    model = make_model("residual").eval()
+    mel, speaker = torch.randn(2, N_MELS, 24), torch.tensor([0, 1])
+    units = model.encode(mel)
+    one = model.decode(units.indices[..., :1], speaker)
+    first = model.quantizer.stages[0].decode(units.indices[..., 0])
+    torch.testing.assert_close(one, model.decoder(first, speaker).detach())
+    assert (one - model.decode(units.indices, speaker)).abs().max() > 1e-3
 
 
 def test_decoder_speaks_as_the_speaker_asked_for():

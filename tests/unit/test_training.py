@@ -29,6 +29,10 @@ KINDS = {
     "vmf": "--model.quantizer.kind vmf",
     "ema": "--model.quantizer.kind vq",
     "gradient": "--model.quantizer.kind vq --model.quantizer.codebook_update gradient",
+    "residual": "--model.quantizer.num_quantizers 3 --model.quantizer.stage_dropout 0.5 "
+    "--training.codebook_init data",
+    "grouped": "--model.quantizer.kind vq --model.quantizer.num_groups 2 --model.quantizer.num_quantizers 2 "
+    "--model.quantizer.shared_codebook true --training.codebook_init data",
 }
 
 

@@ -52,7 +52,7 @@ def make_model(
             model.latents(mel)
         latents, _ = model.eval().latents(mel)
         latents = latents.reshape(-1, latents.shape[-1])
-        model.quantizer.codebook.copy_(latents[torch.randperm(len(latents))[:codebook_size]])
+        model.quantizer.start_from(latents, torch.Generator().manual_seed(seed))
     folder.mkdir(parents=True, exist_ok=True)
     save_speech_model(folder, SpeechBundle(model, spec, SPEAKERS, step=7))
     return load_speech_model(folder)
