@@ -8,9 +8,10 @@ from sqvae_speech.quantization.kernels.tiles import (
     along_rows,
     gumbel,
     inverse,
+    less_normaliser,
     load_centred,
     load_queries,
-    log_posterior,
+    other_kernel_has,
     row_keys,
     store_matrix,
     tile_logits,
@@ -19,19 +20,24 @@ from sqvae_speech.quantization.kernels.tiles import (
 
 @triton.jit
 def forward_kernel(
-    z_ptr, codebook_ptr, weight_ptr, centre_ptr, bias_ptr, seed_ptr,
+    z_ptr, codebook_ptr, weight_ptr, centre_ptr, bias_ptr, wide_ptr, seed_ptr,
     quantized_ptr, entropy_ptr, indices_ptr, statistics_ptr,
     num_rows, codebook_size, weight_stride, temperature: tl.float64,
     dim: tl.constexpr, GAUSSIAN: tl.constexpr, DIAGONAL: tl.constexpr,
     LOGIT: tl.constexpr, T: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    ADAPTIVE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """A program takes BLOCK_N rows past all codes, with two softmaxes at once: the posterior and the relaxed sample.
 
     Of the posterior it carries the maximum m, Σ e^(l-m) and Σ e^(l-m) (l-m), from which the entropy follows; of the
     sample the maximum, the sum and the mixture of codes. When a maximum rises, all of them are scaled to the new one.
     """
-    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    block = tl.program_id(0)
+    if other_kernel_has(
+        wide_ptr, block * BLOCK_N, tl.minimum((block + 1) * BLOCK_N, num_rows), BLOCK_N, ADAPTIVE, LOGIT
+    ):
+        return
+    rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
     z, weight = load_queries(
         z_ptr, centre_ptr, weight_ptr, rows, num_rows, weight_stride, dim, BLOCK_D, DIAGONAL, LOGIT
     )
@@ -83,19 +89,19 @@ def forward_kernel(
     log_total = tl.log(total)
     tl.store(entropy_ptr + rows, log_total - moment / total, mask=inside)
     tl.store(indices_ptr + rows, best.to(tl.int64), mask=inside)
-    tl.store(statistics_ptr + rows, peak, mask=inside)
-    tl.store(statistics_ptr + num_rows + rows, log_total.to(LOGIT), mask=inside)
-    tl.store(statistics_ptr + 2 * num_rows + rows, noisy_peak, mask=inside)
-    tl.store(statistics_ptr + 3 * num_rows + rows, tl.log(noisy_total).to(LOGIT), mask=inside)
+    normaliser = peak.to(tl.float64) + log_total.to(tl.float64)
+    tl.store(statistics_ptr + rows, normaliser, mask=inside)
+    normaliser = noisy_peak.to(tl.float64) + tl.log(noisy_total).to(tl.float64)
+    tl.store(statistics_ptr + num_rows + rows, normaliser, mask=inside)
 
 
 @triton.jit
 def posterior_sum_kernel(
-    z_ptr, codebook_ptr, weight_ptr, centre_ptr, bias_ptr, mask_ptr, statistics_ptr, partial_ptr,
+    z_ptr, codebook_ptr, weight_ptr, centre_ptr, bias_ptr, wide_ptr, mask_ptr, statistics_ptr, partial_ptr,
     num_rows, codebook_size, weight_stride, rows_per_split,
     dim: tl.constexpr, GAUSSIAN: tl.constexpr, DIAGONAL: tl.constexpr, MASKED: tl.constexpr,
     LOGIT: tl.constexpr, T: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    ADAPTIVE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """A program sums the posterior of BLOCK_K codes over one split of the rows; ``partial`` is (splits, K).
 
@@ -103,9 +109,13 @@ def posterior_sum_kernel(
     """
     codes = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     split = tl.program_id(1)
+    first_row = split * rows_per_split
+    last_row = tl.minimum(first_row + rows_per_split, num_rows)
+    if other_kernel_has(wide_ptr, first_row, last_row, 1024, ADAPTIVE, LOGIT):
+        return
     code = load_centred(codebook_ptr, centre_ptr, codes, codebook_size, dim, BLOCK_D, LOGIT)
     total = tl.zeros((BLOCK_K,), T)
-    for start in range(split * rows_per_split, tl.minimum((split + 1) * rows_per_split, num_rows), BLOCK_N):
+    for start in range(first_row, last_row, BLOCK_N):
         rows = start + tl.arange(0, BLOCK_N)
         z, weight = load_queries(
             z_ptr, centre_ptr, weight_ptr, rows, num_rows, weight_stride, dim, BLOCK_D, DIAGONAL, LOGIT
@@ -113,7 +123,7 @@ def posterior_sum_kernel(
         logits = tile_logits(
             z, weight, code, bias_ptr, codes, codebook_size, GAUSSIAN, DIAGONAL, True, PRECISION, LOGIT
         )
-        posterior = tl.exp(log_posterior(logits, statistics_ptr, rows, num_rows, True, T))
+        posterior = tl.exp(less_normaliser(logits, statistics_ptr, rows, num_rows, True, T, LOGIT))
         if MASKED:
             real = tl.load(mask_ptr + rows, mask=rows < num_rows, other=0)
             posterior = tl.where(along_rows(real != 0, True), posterior, 0.0)

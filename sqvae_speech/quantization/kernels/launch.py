@@ -15,15 +15,17 @@ from sqvae_speech.quantization.kernels import AUTOTUNE_VARIABLE, PRECISION_VARIA
 from sqvae_speech.quantization.kernels.backward_kernels import backward_codes_kernel, backward_rows_kernel
 from sqvae_speech.quantization.kernels.forward_kernels import forward_kernel, posterior_sum_kernel
 from sqvae_speech.quantization.kernels.interpreter import interpreting, repair
+from sqvae_speech.quantization.kernels.tiles import wide_kernel
 
 if interpreting():
     repair()
 
-# name -> (input_precision of tl.dot, dtype of the logits of float32 inputs)
+# name -> (input_precision of tl.dot, dtypes of the logits of float32 inputs: with two, each block of rows has its own)
 PRECISIONS = {
-    "tf32x3": ("tf32x3", torch.float32),
-    "ieee": ("ieee", torch.float32),
-    "float64": ("ieee", torch.float64),
+    "auto": ("tf32x3", (torch.float32, torch.float64)),
+    "tf32x3": ("tf32x3", (torch.float32,)),
+    "ieee": ("ieee", (torch.float32,)),
+    "float64": ("tf32x3", (torch.float64,)),
 }
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -51,35 +53,63 @@ class Problem:
         self.codebook_size = len(codebook)
         self.gaussian, self.diagonal = kind == "gaussian", weight.shape[-1] > 1
         self.dtype = at_least_float32(z).dtype
-        self.precision, self.logit_dtype = _precision(self.dtype)
+        self.precision, self.logit_dtypes = _precision(self.dtype)
         self.block_d = max(16, triton.next_power_of_2(self.dim))
-        if self.gaussian:
-            self.centre = codebook.mean(dim=0, dtype=self.logit_dtype)
-            self.bias = (
-                self.z.new_empty(0)
-                if self.diagonal
-                else (codebook.to(self.logit_dtype) - self.centre).square().sum(dim=-1).mul_(-0.5)
+        # float64 where any logits are: the centre is small, and rounding it would cost digits there
+        dtype = self.logit_dtypes[-1]
+        self.centre = codebook.mean(dim=0, dtype=dtype) if self.gaussian else codebook.new_zeros(self.dim, dtype=dtype)
+        self.bias = self._half_squares(dtype) if self.gaussian and not self.diagonal else self.centre
+        self.wide = self._wide_rows() if self.adaptive else self.centre
+
+    @property
+    def adaptive(self) -> bool:
+        return len(self.logit_dtypes) > 1
+
+    def has_rows(self, logit_dtype: torch.dtype) -> bool:
+        """Whether any row's logits are made in ``logit_dtype``; waits for the device."""
+        return not self.adaptive or bool((self.wide.bool() == (logit_dtype == torch.float64)).any())
+
+    def _half_squares(self, dtype: torch.dtype) -> Tensor:
+        return (self.codebook.to(dtype) - self.centre).square().sum(dim=-1).mul_(-0.5)
+
+    def _wide_rows(self) -> Tensor:
+        wide = torch.empty(self.num_rows, dtype=torch.int8, device=self.z.device)
+        radius = torch.linalg.vector_norm(self.codebook.float() - self.centre.float(), dim=-1).amax()
+        if self.num_rows:
+            block = 64 if self.block_d <= 64 else 16
+            wide_kernel[(triton.cdiv(self.num_rows, block),)](
+                self.z,
+                self.weight,
+                self.centre,
+                radius,
+                wide,
+                self.num_rows,
+                self.sizes()[2],
+                dim=self.dim,
+                GAUSSIAN=self.gaussian,
+                DIAGONAL=self.diagonal,
+                BLOCK_N=block,
+                BLOCK_D=self.block_d,
             )
-        else:
-            self.centre = torch.zeros(self.dim, dtype=self.logit_dtype, device=z.device)
-            self.bias = self.z.new_empty(0)
+        return wide
 
     def inputs(self) -> tuple[Tensor, ...]:
-        """The first five arguments of every kernel."""
-        return self.z, self.codebook, self.weight, self.centre, self.bias
+        """The first arguments of every kernel."""
+        return self.z, self.codebook, self.weight, self.centre, self.bias, self.wide
 
     def sizes(self) -> tuple[int, int, int]:
         """The next arguments: rows, codes, and how far apart the weights of rows are."""
         return self.num_rows, self.codebook_size, 0 if self.weight.numel() == 1 else 1
 
-    def options(self, config: Config) -> dict[str, Any]:
+    def options(self, config: Config, logit_dtype: torch.dtype) -> dict[str, Any]:
         return {
             "dim": self.dim,
             "GAUSSIAN": self.gaussian,
             "DIAGONAL": self.diagonal,
-            "LOGIT": TRITON_DTYPES[self.logit_dtype],
+            "LOGIT": TRITON_DTYPES[logit_dtype],
             "T": TRITON_DTYPES[self.dtype],
             "PRECISION": self.precision,
+            "ADAPTIVE": self.adaptive,
             "BLOCK_N": config.block_n,
             "BLOCK_K": config.block_k,
             "BLOCK_D": self.block_d,
@@ -91,14 +121,14 @@ class Problem:
         """What the best block sizes depend on; the number of rows to the next power of two."""
         rows = triton.next_power_of_2(self.num_rows)
         shape = (rows, self.codebook_size, self.dim, self.gaussian, self.diagonal)
-        return (*shape, self.dtype, self.logit_dtype, self.precision, self.z.dtype, self.z.device)
+        return (*shape, self.dtype, self.precision, self.z.dtype, self.z.device)
 
 
-def _precision(dtype: torch.dtype) -> tuple[str, torch.dtype]:
-    name = os.environ.get(PRECISION_VARIABLE, "tf32x3")
+def _precision(dtype: torch.dtype) -> tuple[str, tuple[torch.dtype, ...]]:
+    name = os.environ.get(PRECISION_VARIABLE) or "auto"
     if name not in PRECISIONS:
         raise ValueError(f"{PRECISION_VARIABLE} must be one of {', '.join(PRECISIONS)}, got {name!r}")
-    return ("ieee", torch.float64) if dtype == torch.float64 else PRECISIONS[name]
+    return ("ieee", (torch.float64,)) if dtype == torch.float64 else PRECISIONS[name]
 
 
 def forward(
@@ -109,12 +139,12 @@ def forward(
     quantized = problem.z.new_empty(problem.z.shape, dtype=problem.dtype)
     entropy = quantized.new_empty(problem.num_rows)
     indices = entropy.to(torch.int64)
-    statistics = quantized.new_empty(4, problem.num_rows, dtype=problem.logit_dtype)
+    statistics = quantized.new_empty(2, problem.num_rows, dtype=torch.float64)
     posterior_sum = quantized.new_zeros(problem.codebook_size)
     if problem.num_rows == 0:
         return quantized, entropy, indices, posterior_sum, statistics
 
-    def launch(config: Config) -> None:
+    def launch(config: Config, logit_dtype: torch.dtype) -> None:
         forward_kernel[(triton.cdiv(problem.num_rows, config.block_n),)](
             *problem.inputs(),
             problem.seed,
@@ -124,7 +154,7 @@ def forward(
             statistics,
             *problem.sizes(),
             problem.temperature,
-            **problem.options(config),
+            **problem.options(config, logit_dtype),
         )
 
     run("forward", problem, launch)
@@ -135,7 +165,7 @@ def _posterior_sum(problem: Problem, mask: Tensor | None, statistics: Tensor) ->
     splits, rows_per_split = row_splits(problem)
     partial = torch.empty(splits, problem.codebook_size, dtype=problem.dtype, device=problem.z.device)
 
-    def launch(config: Config) -> None:
+    def launch(config: Config, logit_dtype: torch.dtype) -> None:
         posterior_sum_kernel[(triton.cdiv(problem.codebook_size, config.block_k), splits)](
             *problem.inputs(),
             None if mask is None else mask.contiguous().view(torch.int8),
@@ -144,7 +174,7 @@ def _posterior_sum(problem: Problem, mask: Tensor | None, statistics: Tensor) ->
             *problem.sizes(),
             rows_per_split,
             MASKED=mask is not None,
-            **problem.options(config),
+            **problem.options(config, logit_dtype),
         )
 
     run("posterior_sum", problem, launch)
@@ -171,9 +201,9 @@ def backward(
         return grad_z, torch.zeros_like(codebook), torch.zeros_like(weight)
     grad_quantized, grad_entropy = grad_quantized.contiguous(), grad_entropy.contiguous()
     grad_weight = quantized.new_empty(problem.num_rows, weight.shape[-1])
-    delta = quantized.new_empty(problem.num_rows)
+    delta = quantized.new_empty(problem.num_rows, dtype=torch.float64)
 
-    def launch_rows(config: Config) -> None:
+    def launch_rows(config: Config, logit_dtype: torch.dtype) -> None:
         backward_rows_kernel[(triton.cdiv(problem.num_rows, config.block_n),)](
             *problem.inputs(),
             problem.seed,
@@ -187,13 +217,13 @@ def backward(
             delta,
             *problem.sizes(),
             problem.temperature,
-            **problem.options(config),
+            **problem.options(config, logit_dtype),
         )
 
     splits, rows_per_split = row_splits(problem)
     partial = quantized.new_empty(splits, problem.codebook_size, problem.dim)
 
-    def launch_codes(config: Config) -> None:
+    def launch_codes(config: Config, logit_dtype: torch.dtype) -> None:
         backward_codes_kernel[(triton.cdiv(problem.codebook_size, config.block_k), splits)](
             *problem.inputs(),
             problem.seed,
@@ -206,7 +236,7 @@ def backward(
             *problem.sizes(),
             rows_per_split,
             problem.temperature,
-            **problem.options(config),
+            **problem.options(config, logit_dtype),
         )
 
     run("backward_rows", problem, launch_rows)
@@ -217,23 +247,22 @@ def backward(
 
 # Block sizes. Tiles are (BLOCK_N, BLOCK_K); the operands that stay for the whole loop are BLOCK_D wide.
 
+Launch = Callable[[Config, torch.dtype], None]
 _fastest: dict[tuple[Any, ...], Config] = {}
 
 
-def run(kernel: str, problem: Problem, launch: Callable[[Config], None]) -> None:
+def run(kernel: str, problem: Problem, launch: Launch) -> None:
     """Launch with the block sizes of the table or, where asked for, with the fastest of :func:`candidates`."""
     tune = os.environ.get(AUTOTUNE_VARIABLE) == "1" and not torch.are_deterministic_algorithms_enabled()
-    if not tune or not problem.z.is_cuda:
-        launch(default_config(kernel, problem))
-        return
-    key = (kernel, *problem.key())
-    if key not in _fastest:
-        _fastest[key] = fastest(candidates(kernel, problem), launch, _milliseconds)
-    launch(_fastest[key])
+    for logit_dtype in problem.logit_dtypes:
+        key = (kernel, logit_dtype, *problem.key())
+        if tune and problem.z.is_cuda and key not in _fastest and problem.has_rows(logit_dtype):
+            _fastest[key] = fastest(candidates(kernel, problem, logit_dtype), launch, logit_dtype, _milliseconds)
+        launch(_fastest.get(key) or default_config(kernel, problem, logit_dtype), logit_dtype)
 
 
 def fastest(
-    configs: list[Config], launch: Callable[[Config], None], time: Callable[[Callable[[], None]], float]
+    configs: list[Config], launch: Launch, logit_dtype: torch.dtype, time: Callable[[Callable[[], None]], float]
 ) -> Config:
     """The config of the shortest time; those that do not fit the device are passed over.
 
@@ -243,7 +272,7 @@ def fastest(
     times: dict[Config, float] = {}
     for config in configs:
         try:
-            times[config] = time(functools.partial(launch, config))
+            times[config] = time(functools.partial(launch, config, logit_dtype))
         except triton.runtime.errors.OutOfResources:
             continue
     if not times:
@@ -265,17 +294,19 @@ def row_splits(problem: Problem) -> tuple[int, int]:
     """Into how many parts the kernels over codes cut the rows, and the rows of a part.
 
     Enough that four programs come to each multiprocessor when codes are few; one part when codes alone suffice. The
-    partial gradients then hold about 4 x processors x 64 codes, whatever K is.
+    partial gradients then hold about 4 x processors x 64 codes, whatever K is. At most 8192 rows share a part, and with
+    it one dtype of logits.
     """
     wanted = 4 * _num_processors(problem.z.device) // triton.cdiv(problem.codebook_size, 64)
-    splits = min(max(wanted, 1), triton.cdiv(problem.num_rows, 64))
+    wanted = max(wanted, triton.cdiv(problem.num_rows, 8192))
+    splits = min(wanted, triton.cdiv(problem.num_rows, 64))
     rows = triton.cdiv(triton.cdiv(problem.num_rows, splits), 64) * 64
     return triton.cdiv(problem.num_rows, rows), rows
 
 
-def default_config(kernel: str, problem: Problem) -> Config:
+def default_config(kernel: str, problem: Problem, logit_dtype: torch.dtype) -> Config:
     """Block sizes chosen by what must stay in registers and shared memory; not yet measured on a GPU."""
-    wide = problem.block_d * (2 if problem.logit_dtype == torch.float64 else 1)
+    wide = problem.block_d * (2 if logit_dtype == torch.float64 else 1)
     if kernel in ("forward", "backward_rows"):
         # as tall as leaves a program for every multiprocessor: each block of rows reads the whole codebook
         processors = _num_processors(problem.z.device)
@@ -286,9 +317,9 @@ def default_config(kernel: str, problem: Problem) -> Config:
     return Config(block_n, block_k, num_warps=8 if block_n * block_k >= 4096 or wide > 128 else 4, num_stages=2)
 
 
-def candidates(kernel: str, problem: Problem) -> list[Config]:
+def candidates(kernel: str, problem: Problem, logit_dtype: torch.dtype) -> list[Config]:
     """What the autotuner tries: the table's choice and its neighbours."""
-    return list(dict.fromkeys((default_config(kernel, problem), *_neighbours(problem))))
+    return list(dict.fromkeys((default_config(kernel, problem, logit_dtype), *_neighbours(problem))))
 
 
 def _neighbours(problem: Problem) -> Iterator[Config]:

@@ -18,6 +18,8 @@ M2 = tl.constexpr(0x846CA68B)
 # Logit of what lies beyond the codebook, and log-normaliser of what lies beyond the rows: exp gives 0 for both, and
 # unlike an infinity it can be multiplied by that 0.
 FAR = tl.constexpr(1e30)
+# Bound on the terms of a float32 logit: their rounding, some 1e-7 of it, is an error of the logit.
+MAX_MAGNITUDE = tl.constexpr(256.0)
 
 
 @triton.jit
@@ -80,6 +82,19 @@ def along_codes(x, FLIPPED: tl.constexpr):
         return x[:, None]
     else:  # noqa: RET505
         return x[None, :]
+
+
+@triton.jit
+def other_kernel_has(wide_ptr, start, stop, BLOCK: tl.constexpr, ADAPTIVE: tl.constexpr, LOGIT: tl.constexpr):
+    """Whether rows ``start`` to ``stop`` are left to the launch of the other logit dtype; see :func:`wide_kernel`."""
+    if ADAPTIVE:
+        wide = 0
+        for first in range(start, stop, BLOCK):
+            rows = first + tl.arange(0, BLOCK)
+            wide = tl.maximum(wide, tl.max(tl.load(wide_ptr + rows, mask=rows < stop, other=0).to(tl.int32)))
+        return (wide > 0) != (LOGIT == tl.float64)
+    else:  # noqa: RET505
+        return False
 
 
 @triton.jit
@@ -151,12 +166,13 @@ def tile_logits(
 
 
 @triton.jit
-def log_posterior(logits, statistics_ptr, rows, num_rows, FLIPPED: tl.constexpr, T: tl.constexpr):
-    """Logarithms of the posterior, from the maximum and the logarithm of the sum that the forward pass kept."""
-    peak = tl.load(statistics_ptr + rows, mask=rows < num_rows, other=0.0)
-    log_sum = tl.load(statistics_ptr + num_rows + rows, mask=rows < num_rows, other=FAR)
-    # two steps: their sum would round the logarithm away where the maximum is large
-    return (logits - along_rows(peak, FLIPPED)).to(T) - along_rows(log_sum, FLIPPED).to(T)
+def less_normaliser(logits, normaliser_ptr, rows, num_rows, FLIPPED: tl.constexpr, T: tl.constexpr, LOGIT: tl.constexpr):
+    """Logits less the float64 log-normalisers of their rows."""
+    normaliser = tl.load(normaliser_ptr + rows, mask=rows < num_rows, other=FAR)
+    high = normaliser.to(LOGIT)
+    low = (normaliser - high.to(tl.float64)).to(T)
+    # in two steps: where logits are large, float32 would round away what distinguishes the normaliser from them
+    return (logits - along_rows(high, FLIPPED)).to(T) - along_rows(low, FLIPPED)
 
 
 @triton.jit
@@ -164,21 +180,46 @@ def tile_gradient(
     logits, products, seed_ptr, entropy_ptr, grad_entropy_ptr, delta, statistics_ptr,
     rows, codes, num_rows, inverse_temperature, FLIPPED: tl.constexpr, T: tl.constexpr, LOGIT: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the logits, and the relaxed sample, in a tile.
+    """Gradients of the logits, the relaxed sample w, its part w (<G, b> - <G, q>) of the gradient, and log p.
 
     ``products`` holds <G, b> and ``delta`` <G, q>, with G the gradient of the mixture q, codes and mixture centred
     alike. See :mod:`sqvae_speech.quantization.blocks` for the formula.
     """
     inside = rows < num_rows
-    log_p = log_posterior(logits, statistics_ptr, rows, num_rows, FLIPPED, T)
+    log_p = less_normaliser(logits, statistics_ptr, rows, num_rows, FLIPPED, T, LOGIT)
     entropy = along_rows(tl.load(entropy_ptr + rows, mask=inside, other=0.0), FLIPPED).to(T)
     grad_entropy = along_rows(tl.load(grad_entropy_ptr + rows, mask=inside, other=0.0), FLIPPED).to(T)
     first, second = row_keys(seed_ptr, rows)
     noise = gumbel(along_rows(first, FLIPPED), along_rows(second, FLIPPED), along_codes(codes, FLIPPED), T)
     noisy = (logits + noise.to(LOGIT)) * inverse_temperature
-    noisy_peak = tl.load(statistics_ptr + 2 * num_rows + rows, mask=inside, other=0.0)
-    noisy_log_sum = tl.load(statistics_ptr + 3 * num_rows + rows, mask=inside, other=FAR)
-    sample = tl.exp((noisy - along_rows(noisy_peak, FLIPPED)).to(T) - along_rows(noisy_log_sum, FLIPPED).to(T))
-    grad = sample * (products - along_rows(delta, FLIPPED)) * inverse_temperature.to(T)
-    grad -= grad_entropy * tl.exp(log_p) * (log_p + entropy)
-    return grad, sample, log_p
+    sample = tl.exp(less_normaliser(noisy, statistics_ptr + num_rows, rows, num_rows, FLIPPED, T, LOGIT))
+    pull = sample * (products - along_rows(delta, FLIPPED).to(LOGIT)).to(T)
+    grad = pull * inverse_temperature.to(T) - grad_entropy * tl.exp(log_p) * (log_p + entropy)
+    return grad, sample, pull, log_p
+
+
+@triton.jit
+def wide_kernel(
+    z_ptr, weight_ptr, centre_ptr, radius_ptr, wide_ptr, num_rows, weight_stride,
+    dim: tl.constexpr, GAUSSIAN: tl.constexpr, DIAGONAL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Flags (N,) int8 of the rows whose logits need float64.
+
+    A logit is the difference of terms that can be much larger than the differences between logits that matter: w z.b
+    and w |b|^2 / 2 where the precision w is high. Cauchy-Schwarz bounds them by the largest norm of a code, ``radius``.
+    """
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    z, weight = load_queries(
+        z_ptr, centre_ptr, weight_ptr, rows, num_rows, weight_stride, dim, BLOCK_D, DIAGONAL, tl.float32
+    )
+    radius = tl.load(radius_ptr)
+    if DIAGONAL:
+        z = z * weight
+        largest = tl.max(weight, axis=1)
+        magnitude = tl.sqrt(tl.sum(z * z, axis=1)) * radius
+    else:
+        largest = weight
+        magnitude = tl.sqrt(tl.sum(z * z, axis=1)) * weight * radius
+    if GAUSSIAN:
+        magnitude += 0.5 * largest * radius * radius
+    tl.store(wide_ptr + rows, (magnitude > MAX_MAGNITUDE).to(tl.int8), mask=rows < num_rows)
