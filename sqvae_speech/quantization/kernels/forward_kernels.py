@@ -4,7 +4,6 @@ import triton
 import triton.language as tl
 
 from sqvae_speech.quantization.kernels.tiles import (
-    along_codes,
     along_rows,
     gumbel,
     inverse,
@@ -82,9 +81,7 @@ def forward_kernel(
 
     d = tl.arange(0, BLOCK_D)
     centre = tl.load(centre_ptr + d, mask=d < dim, other=0.0).to(T)
-    store_matrix(
-        quantized_ptr, mixture / noisy_total[:, None] + centre[None, :], rows, num_rows, dim, BLOCK_D
-    )
+    store_matrix(quantized_ptr, mixture / noisy_total[:, None] + centre[None, :], rows, num_rows, dim, BLOCK_D)
     inside = rows < num_rows
     log_total = tl.log(total)
     tl.store(entropy_ptr + rows, log_total - moment / total, mask=inside)

@@ -20,7 +20,7 @@ from sqvae_speech.quantization.kernels.tiles import wide_kernel
 if interpreting():
     repair()
 
-# name -> (input_precision of tl.dot, dtypes of the logits of float32 inputs: with two, each block of rows has its own)
+# name -> (input_precision of tl.dot, dtypes of the logits of float32 inputs; of two, each block of rows has its own)
 PRECISIONS = {
     "auto": ("tf32x3", (torch.float32, torch.float64)),
     "tf32x3": ("tf32x3", (torch.float32,)),
@@ -44,9 +44,13 @@ class Problem:
 
     def __init__(self, z: Tensor, codebook: Tensor, weight: Tensor, seed: Tensor, temperature: float, kind: str):
         if z.dim() != 2 or codebook.dim() != 2 or z.shape[1] != codebook.shape[1]:
-            raise ValueError(f"z must be (N, D) and codebook (K, D), got {tuple(z.shape)} and {tuple(codebook.shape)}")
+            raise ValueError(
+                f"z must be (N, D) and codebook (K, D), got {tuple(z.shape)} and {tuple(codebook.shape)}"
+            )
         if tuple(weight.shape) not in {(1, 1), (len(z), 1), tuple(z.shape)}:
-            raise ValueError(f"weight must be (1, 1), (N, 1) or (N, D) for z {tuple(z.shape)}, got {tuple(weight.shape)}")
+            raise ValueError(
+                f"weight must be (1, 1), (N, 1) or (N, D) for z {tuple(z.shape)}, got {tuple(weight.shape)}"
+            )
         self.z, self.codebook, self.weight = z.contiguous(), codebook.contiguous(), weight.contiguous()
         self.seed, self.temperature = seed, float(temperature)
         self.num_rows, self.dim = z.shape
@@ -57,7 +61,9 @@ class Problem:
         self.block_d = max(16, triton.next_power_of_2(self.dim))
         # float64 where any logits are: the centre is small, and rounding it would cost digits there
         dtype = self.logit_dtypes[-1]
-        self.centre = codebook.mean(dim=0, dtype=dtype) if self.gaussian else codebook.new_zeros(self.dim, dtype=dtype)
+        self.centre = (
+            codebook.mean(dim=0, dtype=dtype) if self.gaussian else codebook.new_zeros(self.dim, dtype=dtype)
+        )
         self.bias = self._half_squares(dtype) if self.gaussian and not self.diagonal else self.centre
         self.wide = self._wide_rows() if self.adaptive else self.centre
 
@@ -248,17 +254,40 @@ def backward(
 # Block sizes. Tiles are (BLOCK_N, BLOCK_K); the operands that stay for the whole loop are BLOCK_D wide.
 
 Launch = Callable[[Config, torch.dtype], None]
-_fastest: dict[tuple[Any, ...], Config] = {}
+_chosen: dict[tuple[Any, ...], Config] = {}
 
 
 def run(kernel: str, problem: Problem, launch: Launch) -> None:
-    """Launch with the block sizes of the table or, where asked for, with the fastest of :func:`candidates`."""
+    """Launch for every dtype of logits, with the block sizes of the table or, where asked for, with the fastest."""
     tune = os.environ.get(AUTOTUNE_VARIABLE) == "1" and not torch.are_deterministic_algorithms_enabled()
     for logit_dtype in problem.logit_dtypes:
-        key = (kernel, logit_dtype, *problem.key())
-        if tune and problem.z.is_cuda and key not in _fastest and problem.has_rows(logit_dtype):
-            _fastest[key] = fastest(candidates(kernel, problem, logit_dtype), launch, logit_dtype, _milliseconds)
-        launch(_fastest.get(key) or default_config(kernel, problem, logit_dtype), logit_dtype)
+        key = (kernel, logit_dtype, tune, *problem.key())
+        if key in _chosen:
+            launch(_chosen[key], logit_dtype)
+        elif tune and problem.z.is_cuda and problem.has_rows(logit_dtype):
+            _chosen[key] = fastest(candidates(kernel, problem, logit_dtype), launch, logit_dtype, _milliseconds)
+            launch(_chosen[key], logit_dtype)
+        else:
+            config = first_that_fits(default_config(kernel, problem, logit_dtype), launch, logit_dtype)
+            if not tune:
+                _chosen[key] = config
+
+
+def first_that_fits(config: Config, launch: Launch, logit_dtype: torch.dtype) -> Config:
+    """Launch with ``config``, or with ever smaller blocks until the GPU has the shared memory for them."""
+    while True:
+        try:
+            launch(config, logit_dtype)
+            return config
+        except triton.runtime.errors.OutOfResources:
+            block_n, block_k, num_warps, num_stages = config
+            if num_stages > 1:
+                config = Config(block_n, block_k, num_warps, 1)
+            elif max(block_n, block_k) > 16:
+                halved = (block_n // 2, block_k) if block_n >= block_k else (block_n, block_k // 2)
+                config = Config(*halved, num_warps, 1)
+            else:
+                raise
 
 
 def fastest(
@@ -294,8 +323,8 @@ def row_splits(problem: Problem) -> tuple[int, int]:
     """Into how many parts the kernels over codes cut the rows, and the rows of a part.
 
     Enough that four programs come to each multiprocessor when codes are few; one part when codes alone suffice. The
-    partial gradients then hold about 4 x processors x 64 codes, whatever K is. At most 8192 rows share a part, and with
-    it one dtype of logits.
+    partial gradients then hold about 4 x processors x 64 codes, whatever K is. At most 8192 rows share a part, and
+    with it one dtype of logits.
     """
     wanted = 4 * _num_processors(problem.z.device) // triton.cdiv(problem.codebook_size, 64)
     wanted = max(wanted, triton.cdiv(problem.num_rows, 8192))
@@ -305,16 +334,14 @@ def row_splits(problem: Problem) -> tuple[int, int]:
 
 
 def default_config(kernel: str, problem: Problem, logit_dtype: torch.dtype) -> Config:
-    """Block sizes chosen by what must stay in registers and shared memory; not yet measured on a GPU."""
+    """Block sizes chosen by what must stay in registers and shared memory, compiled for Hopper; not yet measured."""
     wide = problem.block_d * (2 if logit_dtype == torch.float64 else 1)
     if kernel in ("forward", "backward_rows"):
         # as tall as leaves a program for every multiprocessor: each block of rows reads the whole codebook
         processors = _num_processors(problem.z.device)
         tall = next((n for n in (128, 64) if triton.cdiv(problem.num_rows, n) >= processors), 32)
-        block_n, block_k = min(tall, 128 if wide <= 64 else 64 if wide <= 128 else 32), 64 if wide <= 128 else 32
-    else:
-        block_n, block_k = (64, 64) if wide <= 128 else (32, 64) if wide <= 256 else (32, 32)
-    return Config(block_n, block_k, num_warps=8 if block_n * block_k >= 4096 or wide > 128 else 4, num_stages=2)
+        return Config(min(tall, 128 if wide <= 64 else 64 if wide <= 128 else 32), 32, num_warps=8, num_stages=2)
+    return Config(32, 64 if wide <= 128 else 32, num_warps=8, num_stages=2)
 
 
 def candidates(kernel: str, problem: Problem, logit_dtype: torch.dtype) -> list[Config]:

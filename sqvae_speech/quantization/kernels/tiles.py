@@ -1,11 +1,11 @@
 """What the kernels share: the noise, loads, a tile of logits, a tile of their gradients.
 
 A tile belongs to a block of rows and a block of codes. Kernels that loop over codes hold it as (rows, codes); those
-that loop over rows hold it ``FLIPPED``, as (codes, rows), so that its products with row matrices need no transposition.
+that loop over rows hold it ``FLIPPED``, as (codes, rows), so that its products with row matrices are not transposed.
 Values of rows are brought into the tile's shape by :func:`along_rows`, values of codes by :func:`along_codes`.
 
-``LOGIT`` is the dtype in which logits are made and kept until the row's maximum is taken away, ``T`` that of everything
-else. ``PRECISION`` is ``tl.dot``'s ``input_precision``, never plain ``tf32``.
+``LOGIT`` is the dtype in which logits are made and kept until the row's maximum is taken away, ``T`` that of
+everything else. ``PRECISION`` is ``tl.dot``'s ``input_precision``, never plain ``tf32``.
 """
 
 import triton
@@ -92,7 +92,7 @@ def other_kernel_has(wide_ptr, start, stop, BLOCK: tl.constexpr, ADAPTIVE: tl.co
         for first in range(start, stop, BLOCK):
             rows = first + tl.arange(0, BLOCK)
             wide = tl.maximum(wide, tl.max(tl.load(wide_ptr + rows, mask=rows < stop, other=0).to(tl.int32)))
-        return (wide > 0) != (LOGIT == tl.float64)
+        return (wide > 0) != (LOGIT == tl.float64)  # noqa: SIM300
     else:  # noqa: RET505
         return False
 
@@ -159,14 +159,16 @@ def tile_logits(
     else:
         logits = product(z, code, FLIPPED, PRECISION, LOGIT)
         if GAUSSIAN:
-            bias = tl.load(bias_ptr + codes, mask=codes < codebook_size, other=0.0)
+            bias = tl.load(bias_ptr + codes, mask=codes < codebook_size, other=0.0).to(LOGIT)
             logits += along_codes(bias, FLIPPED)
         logits *= along_rows(weight, FLIPPED)
     return tl.where(along_codes(codes < codebook_size, FLIPPED), logits, -FAR)
 
 
 @triton.jit
-def less_normaliser(logits, normaliser_ptr, rows, num_rows, FLIPPED: tl.constexpr, T: tl.constexpr, LOGIT: tl.constexpr):
+def less_normaliser(
+    logits, normaliser_ptr, rows, num_rows, FLIPPED: tl.constexpr, T: tl.constexpr, LOGIT: tl.constexpr
+):
     """Logits less the float64 log-normalisers of their rows."""
     normaliser = tl.load(normaliser_ptr + rows, mask=rows < num_rows, other=FAR)
     high = normaliser.to(LOGIT)
@@ -206,7 +208,7 @@ def wide_kernel(
     """Flags (N,) int8 of the rows whose logits need float64.
 
     A logit is the difference of terms that can be much larger than the differences between logits that matter: w z.b
-    and w |b|^2 / 2 where the precision w is high. Cauchy-Schwarz bounds them by the largest norm of a code, ``radius``.
+    and w |b|^2 / 2 where the precision w is high. The largest norm of a code, ``radius``, bounds them.
     """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     z, weight = load_queries(
