@@ -4,6 +4,7 @@
 #     bash egs/vctk/run.sh --corpus VCTK-Corpus-0.92
 #     bash egs/vctk/run.sh --corpus VCTK-Corpus-0.92 --ngpu 4
 #     bash egs/vctk/run.sh --corpus VCTK-Corpus-0.92 --prepare-args "--mic mic2"
+#     bash egs/vctk/run.sh --corpus VCTK-Corpus-0.92 --mel-spec sqvae16k    # the features of the paper
 #     bash egs/vctk/run.sh --help
 set -euo pipefail
 
@@ -13,5 +14,5 @@ exec bash "$here/../../recipes/speech.sh" \
     --recipe-dir "$here" \
     --corpus-name vctk \
     --config "$here/conf/train.yaml" \
-    --mel-spec sqvae16k \
+    --mel-spec melgan22k \
     "$@"
