@@ -65,13 +65,15 @@ print(f"{len(files)} files, {digest.hexdigest()[:16]}")
 END
 }
 
-# contents FILE...: a line for each file, with a checksum of what is in it.
+# contents: a line for each file named on standard input, with a checksum of what is in it.
 contents() {
     local file
-    for file in "$@"; do
+    while IFS= read -r file; do
         if [ -f "$file" ]; then say "$file $(checksum < "$file")"; else say "$file missing"; fi
     done
 }
+
+lines() { printf '%s\n' "$@"; }
 
 # Outputs that are being made again are set aside, so that a failure gives back what was there.
 _aside=()
@@ -117,36 +119,45 @@ finish_stages() {
     return $status
 }
 
-# run_stage NUMBER NAME MARKER INPUTS FUNCTION [OUTPUT...]
+# _names OUTPUT...: how many files are in the outputs, and a checksum of their names, to see that none was deleted.
+_names() {
+    local files
+    files=$(find "${@#+}" -type f ! -name '.*' 2> /dev/null | LC_ALL=C sort)
+    say "outputs $(grep -c . <<< "$files") files, names $(checksum <<< "$files")"
+}
+
+# run_stage NUMBER NAME MARKER INPUTS FUNCTION OUTPUT...
 #
-# Runs FUNCTION unless MARKER says that it was run with these INPUTS (lines of text), or $force. Its output goes to
-# $log_dir/stageNUMBER.log; on a terminal it is shown as well. OUTPUTs are folders that FUNCTION makes as a whole: they
-# are set aside while it runs and given back if it fails. What is not listed (shards, checkpoints) resumes by itself.
+# Runs FUNCTION unless MARKER says that it was run with these INPUTS (lines of text) and the OUTPUTs are there, or if
+# $force. What it prints goes to $log_dir/stageNUMBER.log; on a terminal it is shown as well. OUTPUTs are files and
+# folders that FUNCTION makes as a whole: they are set aside while it runs and given back if it fails. Those with a +
+# before them stay where they are: FUNCTION goes on with what it finds (shards, checkpoints).
 run_stage() {
     local number=$1 name=$2 marker=$3 inputs=$4 function=$5
-    local started=$SECONDS status title="stage $1 ($2)"
+    local started=$SECONDS status title="stage $1 ($2)" output whole=()
     shift 5
+    for output in "$@"; do [[ $output == +* ]] || whole+=("$output"); done
     mkdir -p "$(dirname "$marker")" "$log_dir"
     exec 8> "$marker.lock"
     if command -v flock > /dev/null && ! flock -n 8; then
         say "$title: another run is at it; waiting"
         flock 8
     fi
-    if ! $force && [ -f "$marker" ] && [ "$(cat "$marker")" = "$inputs" ]; then
+    if ! $force && [ -f "$marker" ] && [ "$(cat "$marker")" = "$inputs"$'\n'"$(_names "$@")" ]; then
         exec 8>&-
         say "$title: done already"
         return
     fi
     _stage_log="$log_dir/stage$number.log"
     if ! $force && [ -f "$marker" ]; then
-        say "$title: its inputs have changed since it was done; doing it again (log: $_stage_log)"
-        { diff "$marker" - <<< "$inputs" || true; } | sed -n 's/^[<>]/  &/p' | cut -c 1-160
+        say "$title: its inputs or outputs have changed since it was done; doing it again (log: $_stage_log)"
+        { diff "$marker" - <<< "$inputs"$'\n'"$(_names "$@")" || true; } | sed -n 's/^[<>]/  &/p' | cut -c 1-160
     else
         say "$title (log: $_stage_log)"
     fi
     rm -f "$marker"
     _stage_running=$title
-    _set_aside "$@"
+    _set_aside "${whole[@]+"${whole[@]}"}"
     # not in a condition: bash would ignore `set -e` inside the function
     set +e
     if [ -t 1 ]; then
@@ -169,7 +180,7 @@ run_stage() {
         exit 1
     fi
     _keep_new
-    printf '%s\n' "$inputs" > "$marker.new"
+    lines "$inputs" "$(_names "$@")" > "$marker.new"
     mv "$marker.new" "$marker"
     exec 8>&-
     say "$title: done in $((SECONDS - started)) s"

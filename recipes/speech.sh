@@ -152,7 +152,6 @@ need_train() { # need_train FOLDER FILE STAGE
 }
 # The splits to score and convert, and the one the conversion takes its utterances from.
 held_out() { splits_in "$dump_dir" index.json | grep -v train || echo train; }
-indices() { local split; for split in $(splits_in "$dump_dir" index.json); do echo "$dump_dir/$split/index.json"; done; }
 
 # ---- the stages' work
 
@@ -160,7 +159,8 @@ stage_prepare() {
     if [ -n "$make_corpus" ]; then python "$make_corpus" "$corpus" --num-workers "$nj"; fi
     # shellcheck disable=SC2086  # further options are words
     sqvae prepare "$corpus_name" --corpus "$corpus" --output "$data_dir" $prepare_args
-    sqvae validate $(for split in $(splits_in "$data_dir" wav.scp); do echo "$data_dir/$split"; done)
+    local split
+    for split in $(splits_in "$data_dir" wav.scp); do sqvae validate "$data_dir/$split"; done
 }
 
 stage_shards() {
@@ -189,7 +189,7 @@ training_identity() {
     awk '/^ *-/ { if (keep) print; next }
          { keep = !/^ +(num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid):/ }
          keep' <<< "$train_config"
-    contents "$dump_dir/train/index.json" | sed 's/.* /train /'
+    say "shards $(checksum < "$dump_dir/train/index.json")"
 }
 
 # Experiments are not deleted: what other settings made is moved to <exp dir>.old-N, with a copy of the logs.
@@ -295,17 +295,17 @@ if runs 2; then # before anything else, so that a misspelt setting does not wait
 fi
 
 if runs 0; then
-    [ -z "$make_corpus" ] || corpus="$work_dir/downloads/$corpus_name"
     # what the recipe makes itself is decided by its script; what is there, by its files
     if [ -n "$make_corpus" ]; then
-        made_of=$(contents "$(dirname "$make_corpus")"/*; [ -d "$corpus" ] || say "not made yet")
+        corpus="$work_dir/downloads/$corpus_name"
+        made_of=$(lines "$(dirname "$make_corpus")"/* "$corpus/corpus.json" | contents)
     else
         made_of=$(listing "$corpus")
     fi
     run_stage 0 "data directories" "$data_dir/.stage0" "version $version
 corpus $corpus_name $corpus
 $made_of
-prepare-args $prepare_args" stage_prepare "$data_dir/train" "$data_dir/dev" "$data_dir/test" "$data_dir/wavs"
+prepare-args $prepare_args" stage_prepare "$data_dir"/{train,dev,test,wavs}
 fi
 
 if runs 1; then
@@ -313,42 +313,37 @@ if runs 1; then
     run_stage 1 shards "$dump_dir/.stage1" "version $version
 mel-spec $mel_spec
 shards-args $shards_args
-$(if [ -f "$data_dir/.stage0" ]; then contents "$data_dir/.stage0"; fi)
-$(contents "$data_dir"/{train,dev,test}/{wav.scp,utt2spk,text,segments,ali})" stage_shards
+$(lines "$data_dir/.stage0" "$data_dir"/{train,dev,test}/{wav.scp,utt2spk,text,segments,ali} | contents)" \
+        stage_shards "+$dump_dir"/{train,dev,test}
 fi
 
 if runs 2; then
     need_train "$dump_dir" index.json 1
     run_stage 2 training "$exp_dir/.stages/2" "version $version
-$(contents "$dump_dir"/{train,dev}/index.json)
-$train_config" stage_train
+$(lines "$dump_dir"/{train,dev}/index.json | contents)
+settings ${overrides[*]+"${overrides[*]}"}
+$(grep -vE '^  (train|valid):' <<< "$train_config")" stage_train "+$exp_dir/checkpoints/latest"
 fi
 
 if runs 3 || runs 4 || runs 5; then
     need_train "$dump_dir" index.json 1
     [ -e "$exp_dir/checkpoints/latest" ] || die "$exp_dir has no checkpoint; run stage 2 first (--stage 2)"
-    # shellcheck disable=SC2046
-    model="version $version
-$(contents $(checkpoint_files))"
+    inputs="version $version
+$(checkpoint_files | contents)
+$(lines "$dump_dir"/{train,dev,test}/index.json | contents)"
 fi
 
 if runs 3; then
-    # shellcheck disable=SC2046
-    run_stage 3 units "$exp_dir/.stages/3" "$model
-$(contents $(indices))" stage_encode "$exp_dir/units"
+    run_stage 3 units "$exp_dir/.stages/3" "$inputs" stage_encode "$exp_dir/units"
 fi
 
 if runs 4; then
-    # shellcheck disable=SC2046
-    run_stage 4 scores "$exp_dir/.stages/4" "$model
-$(contents $(indices))
+    run_stage 4 scores "$exp_dir/.stages/4" "$inputs
 target-speaker $target_speaker" stage_score "$exp_dir/scores"
 fi
 
 if runs 5; then
-    # shellcheck disable=SC2046
-    run_stage 5 conversion "$exp_dir/.stages/5" "$model
-$(contents $(indices))
+    run_stage 5 conversion "$exp_dir/.stages/5" "$inputs
 target-speaker $target_speaker
 num-conversions $num_conversions
 convert-args $convert_args" stage_convert "$exp_dir/wav"
@@ -357,21 +352,23 @@ fi
 if runs 6; then
     ls "$exp_dir"/units/*.parquet > /dev/null 2>&1 || die "$exp_dir/units has no units; run stage 3 first (--stage 3)"
     run_stage 6 exports "$exp_dir/.stages/6" "version $version
-$(contents "$exp_dir"/units/*.parquet)" stage_export "$exp_dir/exports"
+$(lines "$exp_dir"/units/*.parquet | contents)" stage_export "$exp_dir/exports"
 fi
 
 # ---- where everything is
 
 say ""
 while read -r what path; do
-    if [ -e "$exp_dir/$path" ]; then printf '%-12s %s\n' "$what" "$exp_dir/$path"; fi
+    if [ -e "$path" ]; then printf '%-16s %s\n' "${what//-/ }" "$path"; fi
 done << END
-checkpoints checkpoints
-plots plots
-units units
-exports exports
-scores scores
-recordings wav
+data-directories $data_dir
+shards $dump_dir
+checkpoints $exp_dir/checkpoints
+plots $exp_dir/plots
+units $exp_dir/units
+exports $exp_dir/exports
+scores $exp_dir/scores
+recordings $exp_dir/wav
 END
 if [ -e "$exp_dir/scores/scores.md" ]; then
     say ""
