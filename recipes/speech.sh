@@ -134,7 +134,7 @@ gpus=$(number_of_gpus)
 [ "$ngpu" -le "$gpus" ] || die "--ngpu $ngpu, but this machine shows $gpus (--ngpu 0 uses the CPU)"
 [ "$ngpu" = 0 ] || [ "$num_processes" = 1 ] || bad_option "--num-processes is for the CPU; --ngpu $ngpu starts $ngpu"
 if [ "$ngpu" = 0 ]; then export CUDA_VISIBLE_DEVICES="" ACCELERATE_USE_CPU=true; fi
-if ! [ -t 1 ]; then export TQDM_DISABLE=1; fi # no progress bars in logs
+if ! [ -t 1 ]; then export TQDM_MININTERVAL=10; fi # a line of progress in the logs now and then, not ten a second
 
 sqvae() { python -m sqvae_speech.bin.main "$@"; }
 runs() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
@@ -359,7 +359,7 @@ fi
 
 say ""
 while read -r what path; do
-    if [ -e "$path" ]; then printf '%-16s %s\n' "${what//-/ }" "$path"; fi
+    if [ -e "$path" ]; then printf '%-21s %s\n' "${what//-/ }" "$path"; fi
 done << END
 data-directories $data_dir
 shards $dump_dir
@@ -368,7 +368,7 @@ plots $exp_dir/plots
 units $exp_dir/units
 exports $exp_dir/exports
 scores $exp_dir/scores
-recordings $exp_dir/wav
+converted-recordings $exp_dir/wav
 END
 if [ -e "$exp_dir/scores/scores.md" ]; then
     say ""
