@@ -159,8 +159,9 @@ stage_prepare() {
     if [ -n "$make_corpus" ]; then python "$make_corpus" "$corpus" --num-workers "$nj"; fi
     # shellcheck disable=SC2086  # further options are words
     sqvae prepare "$corpus_name" --corpus "$corpus" --output "$data_dir" $prepare_args
-    local split
-    for split in $(splits_in "$data_dir" wav.scp); do sqvae validate "$data_dir/$split"; done
+    local split folders=()
+    for split in $(splits_in "$data_dir" wav.scp); do folders+=("$data_dir/$split"); done
+    sqvae validate "${folders[@]}"
 }
 
 stage_shards() {
@@ -177,6 +178,17 @@ train_options() {
     train_words=(--config "$config" --data.train "$dump_dir/train")
     if [ -e "$dump_dir/dev/index.json" ]; then train_words+=(--data.valid "$dump_dir/dev"); fi
     train_words+=("${overrides[@]+"${overrides[@]}"}")
+}
+
+# The configuration and those that it includes.
+config_files() {
+    local file=$config base depth
+    for depth in 1 2 3 4 5 6 7 8 9; do
+        echo "$file"
+        base=$(sed -nE "s/^base: *[\"']?([^\"'#]*[^\"'# ]).*/\1/p" "$file" 2> /dev/null | head -n 1)
+        [ -n "$base" ] || return 0
+        file=$(absolute "$base" "$(dirname "$file")")
+    done
 }
 
 print_config() {
@@ -205,7 +217,8 @@ set_experiment_aside() {
 }
 
 stage_train() {
-    local identity_file="$exp_dir/.training_identity" identity launcher=(python) latest reason=""
+    local identity_file="$exp_dir/.training_identity" identity launcher=(python) latest reason="" train_config
+    train_config=$(print_config)
     identity=$(training_identity)
     if [ -e "$exp_dir/checkpoints/latest" ]; then
         latest=$(cat "$exp_dir/checkpoints/latest")
@@ -281,10 +294,14 @@ stage_export() {
 trap finish_stages EXIT
 mkdir -p "$work_dir" "$exp_dir"
 say "recipe $corpus_name, experiment $exp_dir"
-version=$(python -c 'from sqvae_speech.version import __version__; print(__version__)')
+version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/sqvae_speech/version.py")
 
-if runs 2; then # before anything else, so that a misspelt setting does not wait for the corpus to be read
-    if ! train_config=$(print_config 2> "$exp_dir/.config_error"); then
+# Seconds that are saved when training is done already with just these settings.
+settings="settings ${overrides[*]+"${overrides[*]}"}
+$(config_files | contents)"
+if runs 2 && ! grep -qsxF "$(checksum <<< "$settings")" "$exp_dir/.settings_checked"; then
+    # before anything else, so that a misspelt setting does not wait for the corpus to be read
+    if ! print_config > /dev/null 2> "$exp_dir/.config_error"; then
         message=$(sed 's/^error: //' "$exp_dir/.config_error")
         rm -f "$exp_dir/.config_error"
         # the configuration alone is good: it is what the command line adds
@@ -292,6 +309,7 @@ if runs 2; then # before anything else, so that a misspelt setting does not wait
         die "$message"
     fi
     rm -f "$exp_dir/.config_error"
+    checksum <<< "$settings" > "$exp_dir/.settings_checked"
 fi
 
 if runs 0; then
@@ -321,8 +339,7 @@ if runs 2; then
     need_train "$dump_dir" index.json 1
     run_stage 2 training "$exp_dir/.stages/2" "version $version
 $(lines "$dump_dir"/{train,dev}/index.json | contents)
-settings ${overrides[*]+"${overrides[*]}"}
-$(grep -vE '^  (train|valid):' <<< "$train_config")" stage_train "+$exp_dir/checkpoints/latest"
+$settings" stage_train "+$exp_dir/checkpoints/latest"
 fi
 
 if runs 3 || runs 4 || runs 5; then

@@ -1,6 +1,7 @@
 """Tiny corpora that the tests write themselves, and a way to run a recipe on them."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     *("--model.channels", "32", "--model.decoder_hidden", "16", "--model.quantizer.codebook_size", "32"),
     *("--training.batch_size", "8", "--training.log_interval", "5", "--training.valid_interval", "10"),
-    *("--training.checkpoint_interval", "10", "--ngpu", "0", "--nj", "2"),
+    *("--training.checkpoint_interval", "10", "--ngpu", "0", "--nj", "1"),
 )
 
 
@@ -42,7 +43,7 @@ class Run:
     @property
     def skipped(self) -> list[int]:
         """Stages that were done already."""
-        return [int(line.split()[1]) for line in self.output.splitlines() if line.endswith(": done already")]
+        return [int(number) for number in re.findall(r"^stage (\d) .*: done already$", self.output, re.MULTILINE)]
 
 
 Recipe = Callable[..., Run]
@@ -61,7 +62,7 @@ def recipe() -> Recipe:
     ]
     missing = subprocess.run(check, capture_output=True, text=True).stdout
     assert not missing, f"{sys.prefix} lacks packages of setup.cfg:\n{missing}"
-    environment = dict(os.environ, VIRTUAL_ENV=sys.prefix)
+    environment = dict(os.environ, VIRTUAL_ENV=sys.prefix, OMP_NUM_THREADS="1")  # threads only get in the way here
 
     def run(name: str, work_dir: Path, *options: str, timeout: float = 600) -> Run:
         command = ["bash", str(ROOT / "egs" / name / "run.sh"), "--work-dir", str(work_dir), *SMALL, *options]
