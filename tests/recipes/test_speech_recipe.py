@@ -1,0 +1,219 @@
+"""The speech recipe from beginning to end on tiny corpora: what it writes, when it works again, how it fails."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sqvae_speech.units.store import read_units
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = ("--training.num_steps", "20")
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, vctk_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
+    """A work folder in which all stages of the VCTK recipe have been run, and the options it was run with."""
+    work = tmp_path_factory.mktemp("work dir")
+    options = ("--corpus", str(vctk_corpus), "--tag", "small", "--num-conversions", "3", *STEPS)
+    run = recipe("vctk", work, *options)
+    assert run.status == 0, run.errors
+    assert run.done == [0, 1, 2, 3, 4, 5, 6]
+    exp = work / "exp" / "small"
+    for name in ("checkpoints", "plots", "units", "exports", "scores", "wav"):
+        assert f" {exp / name}\n" in run.output, f"the end of the run says where the {name} are"
+    assert "| test | own speaker |" in run.output, "the end of the run prints the scores"
+    return work, options
+
+
+@pytest.fixture
+def copied(whole, tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
+    """A copy of that work folder which a test may change. Its stages are not done: their inputs have other paths."""
+    work = tmp_path / "copy"
+    shutil.copytree(whole[0], work)
+    return work, whole[1]
+
+
+def modified(folder: Path) -> dict[str, int]:
+    """Files below a folder with their times, but for the locks that a run touches."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def test_units_agree_in_all_forms(whole):
+    exp = whole[0] / "exp" / "small"
+    for split in ("train", "dev", "test"):
+        store = read_units(exp / "units" / f"{split}.parquet")
+        codes = {units.utterance_id: units.codes[0].tolist() for units in store}
+        assert codes
+        assert all(0 <= code < 32 for line in codes.values() for code in line)
+        km = (exp / "exports" / "km" / f"{split}.km").read_text().splitlines()
+        ids = (exp / "exports" / "km" / f"{split}.ids").read_text().split()
+        assert {name: list(map(int, line.split())) for name, line in zip(ids, km, strict=True)} == codes
+        gslm = (exp / "exports" / "gslm" / f"{split}.gslm").read_text().splitlines()
+        assert {line.split("|")[0]: list(map(int, line.split("|")[1].split())) for line in gslm} == codes
+        kaldi = (exp / "exports" / "kaldi" / f"{split}.kaldi").read_text().splitlines()
+        assert {line.split()[0]: list(map(int, line.split()[1:])) for line in kaldi} == codes
+
+
+def test_scores_and_recordings(whole):
+    exp = whole[0] / "exp" / "small"
+    scores = json.loads((exp / "scores" / "scores.json").read_text())
+    assert scores["step"] == 20
+    assert [split["split"] for split in scores["splits"]] == ["dev", "test"]
+    assert all(split["error_db2"]["pooled"] > 0 for split in scores["splits"])
+    wavs = sorted((exp / "wav").glob("*.wav"))
+    assert len(wavs) == 3
+    for path in wavs:
+        wav, rate = soundfile.read(path)
+        assert rate == 22050
+        assert len(wav) > 0.5 * rate
+        assert np.abs(wav).max() > 0.01, "audible"
+    lines = [json.loads(line) for line in (exp / "metrics.jsonl").read_text().splitlines()]
+    assert max(line["step"] for line in lines) == 20
+
+
+def test_a_second_run_does_nothing(whole, recipe):
+    work, options = whole
+    before = modified(work)
+    run = recipe("vctk", work, *options)
+    assert run.status == 0, run.errors
+    assert run.skipped == [0, 1, 2, 3, 4, 5, 6]
+    assert run.done == []
+    assert modified(work) == before
+
+
+def test_other_options_do_only_what_depends_on_them(whole, recipe):
+    work, options = whole
+    run = recipe("vctk", work, *options, "--stage", "4", "--target-speaker", "p226", "--num-conversions", "2")
+    assert run.status == 0, run.errors
+    assert (run.done, run.skipped) == ([4, 5], [6])
+    scores = json.loads((work / "exp" / "small" / "scores" / "scores.json").read_text())
+    assert "p226" in scores["splits"][0]["target_error_db2"]
+    assert all("-to-p226" in path.name for path in (work / "exp" / "small" / "wav").glob("*.wav"))
+    assert recipe("vctk", work, *options).done == [4, 5], "and back"
+
+
+def test_force_does_a_done_stage_again(whole, recipe):
+    work, options = whole
+    units = work / "exp" / "small" / "units" / "test.parquet"
+    before, time = units.read_bytes(), units.stat().st_mtime_ns
+    run = recipe("vctk", work, *options, "--stage", "3", "--stop-stage", "3", "--force")
+    assert run.done == [3]
+    assert units.stat().st_mtime_ns > time
+    assert units.read_bytes() == before, "the same units"
+
+
+def test_a_changed_recording_changes_its_shard(copied, recipe, vctk_corpus: Path, tmp_path: Path):
+    work, options = copied
+    corpus = tmp_path / "corpus"
+    shutil.copytree(vctk_corpus, corpus)
+    options = (*options, "--corpus", str(corpus), "--stop-stage", "1")
+    assert recipe("vctk", work, *options).done == [0, 1]
+    assert recipe("vctk", work, *options).skipped == [0, 1]
+    before = json.loads((work / "dump" / "melgan22k" / "train" / "index.json").read_text())
+    wav = corpus / "wav48_silence_trimmed" / "p225" / "p225_003_mic1.flac"
+    samples, rate = soundfile.read(wav)
+    soundfile.write(wav, samples[: len(samples) // 2], rate)
+    run = recipe("vctk", work, *options)
+    assert run.done == [0, 1]
+    assert "its inputs or outputs have changed" in run.output
+    after = json.loads((work / "dump" / "melgan22k" / "train" / "index.json").read_text())
+    assert sum(shard["frames"] for shard in after["shards"]) < sum(shard["frames"] for shard in before["shards"])
+
+
+def test_a_longer_training_goes_on_and_another_begins_anew(copied, recipe):
+    work, options = copied
+    options = (*options, "--stage", "2", "--stop-stage", "2")
+    log = work / "exp" / "small" / "logs" / "stage2.log"
+
+    run = recipe("vctk", work, *options, "--training.num_steps", "25")
+    assert run.status == 0, run.errors
+    assert run.done == [2]
+    assert "resuming from" in log.read_text()
+    assert (work / "exp" / "small" / "checkpoints" / "latest").read_text().strip() == "step-00000025"
+    assert not (work / "exp" / "small.old-1").exists()
+
+    run = recipe("vctk", work, *options, "--training.learning_rate", "1e-3")
+    assert run.status == 0, run.errors
+    assert "learning_rate: 0.001" in log.read_text(), "what has changed is shown"
+    assert "resuming from" not in log.read_text()
+    assert (work / "exp" / "small.old-1" / "checkpoints" / "step-00000025" / "model.safetensors").exists()
+    assert (work / "exp" / "small" / "checkpoints" / "latest").read_text().strip() == "step-00000020"
+
+
+def test_a_misspelt_setting_is_a_bad_option(recipe, vctk_corpus: Path, tmp_path: Path):
+    run = recipe("vctk", tmp_path / "work", "--corpus", str(vctk_corpus), "--training.num_setps", "20")
+    assert run.status == 2
+    assert "usage: bash egs/vctk/run.sh" in run.errors
+    assert "unknown option --training.num_setps, did you mean 'training.num_steps'?" in run.errors.splitlines()[-1]
+    assert not (tmp_path / "work" / "data").exists(), "said before the corpus is read"
+
+
+def test_a_missing_corpus_stops_at_stage_0(recipe, tmp_path: Path):
+    run = recipe("vctk", tmp_path / "work", "--corpus", str(tmp_path / "nowhere"), "--tag", "x", *STEPS)
+    assert run.status == 1
+    assert f"{tmp_path / 'nowhere'} does not exist" in run.errors
+    assert "Traceback" not in run.errors
+    assert f"log: {tmp_path / 'work'}/exp/x/logs/stage0.log" in run.errors.splitlines()[-1]
+    assert run.done == []
+    assert not (tmp_path / "work" / "data" / "train").exists()
+
+
+def test_a_damaged_shard_stops_the_run_and_the_former_units_stay(copied, recipe):
+    work, options = copied
+    exp = work / "exp" / "small"
+    before = {path.name: path.read_bytes() for path in (exp / "units").iterdir()}
+    shard = next((work / "dump" / "melgan22k" / "test").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:1000])
+    run = recipe("vctk", work, *options, "--stage", "3", "--force")
+    assert run.status == 1
+    assert shard.name in run.errors
+    assert "Traceback" not in run.errors
+    assert f"log: {exp}/logs/stage3.log" in run.errors.splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in (exp / "units").iterdir()} == before
+    assert run.done == []
+
+
+def test_stages_say_which_one_is_missing(recipe, tmp_path: Path):
+    run = recipe("vctk", tmp_path / "work", "--stage", "1", "--tag", "x", *STEPS)
+    assert run.status == 1
+    assert "run stage 0 first" in run.errors.splitlines()[-1]
+
+
+def test_mini_from_its_own_voices_with_two_processes(recipe, tmp_path: Path):
+    """egs/mini on two of its voices, in a path with spaces; training on two CPU processes."""
+    corpus = tmp_path / "a mini corpus"
+    maker = [sys.executable, str(ROOT / "egs" / "mini" / "local" / "make_corpus.py"), str(corpus)]
+    voices = ["--speakers", "p301", "p302", "--max-utterances", "4", "--num-workers", "2"]
+    subprocess.run([*maker, *voices], check=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True)
+    work = tmp_path / "a work dir"
+    options = ("--corpus", str(corpus), "--tag", "two", "--num-conversions", "1", "--num-processes", "2", *STEPS)
+    run = recipe("mini", work, *options)
+    assert run.status == 0, run.errors
+    assert run.done == [0, 1, 2, 3, 4, 5, 6]
+    lines = (work / "data" / "train" / "ali").read_text().splitlines()
+    assert len(lines[0].split()) == 4, "utterance, onset, offset, phone"
+    assert len(list((work / "exp" / "two" / "wav").glob("*.wav"))) == 1
+
+
+def test_fsdd_from_zip_and_folder(recipe, fsdd_zip: Path, tmp_path: Path):
+    options = ("--tag", "digits", "--num-conversions", "1", *STEPS)
+    run = recipe("fsdd", tmp_path / "zip", "--corpus", str(fsdd_zip), *options)
+    assert run.status == 0, run.errors
+    assert run.done == [0, 1, 2, 3, 4, 5, 6]
+    shutil.unpack_archive(fsdd_zip, tmp_path / "unpacked")
+    run = recipe("fsdd", tmp_path / "folder", "--corpus", str(tmp_path / "unpacked"), *options, "--stop-stage", "1")
+    assert run.status == 0, run.errors
+    for split in ("train", "dev", "test"):
+        texts = [(tmp_path / kind / "data" / split / "text").read_text() for kind in ("zip", "folder")]
+        assert texts[0] == texts[1]
+        indices = [tmp_path / kind / "dump" / "sqvae16k" / split / "index.json" for kind in ("zip", "folder")]
+        sums = [[shard["sha256"] for shard in json.loads(index.read_text())["shards"]] for index in indices]
+        assert sums[0] == sums[1], "the same features from both"
