@@ -1,6 +1,5 @@
 """Reading utterances back from shards: any of them in any order, or all in the order of the manifest."""
 
-import io
 import json
 import mmap
 import tarfile

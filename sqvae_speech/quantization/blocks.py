@@ -3,18 +3,24 @@
 With logits L, posterior p, noise g, relaxed sample w = softmax((L + g) / τ), output q = w B and entropy H, and with G
 the gradient of q and h that of H, a row's backward is
 
-    dL = w ∘ (G Bᵀ - <G, q>) / τ  -  h p ∘ (log p + H)
+    dL = w ∘ (G Bᵀ - Σ_k w_k (G Bᵀ)_k) / τ  -  h p ∘ (log p + H)
 
-since Σ_k w_k (G Bᵀ)_k = <G, q>. The rest is matrix products: dB = wᵀ G + (∂L/∂B)ᵀ dL, dz = (∂L/∂z)ᵀ dL. Only z, the
-codebook, the weight, q, H, the highest logit and two log-normalisers a row are kept from the forward pass.
+The rest is matrix products: dB = wᵀ G + (∂L/∂B)ᵀ dL, dz = (∂L/∂z)ᵀ dL. Only z, the
+codebook, the weight, H and two log-normalisers a row are kept from the forward pass.
+
+The squared distance as a product is large where distances that matter are small: its rounding, times the precision,
+is an error of the logits. Rows for which that could be felt get their products, and the subtraction of the largest
+logit, in float64; what follows is float32 again.
 """
 
 import torch
 from torch import Tensor
 
-from sqvae_speech.quantization import noise
+from sqvae_speech.quantization import functional, noise
 
 BLOCK_ELEMENTS = 1 << 16  # logits alive at once: a few such arrays fit in the second-level cache of one core
+# the largest magnitude of the terms of a logit at which float32 products are good enough
+MAX_MAGNITUDE = 2e3
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -26,66 +32,105 @@ def block_rows(codebook_size: int) -> int:
     return max(8, BLOCK_ELEMENTS // codebook_size)
 
 
-class _Problem:
-    """Logits as one product ``rows @ columnsᵀ``, times a number a row; both sides centred on the codebook mean."""
+class Problem:
+    """Logits as ``scale ∘ (rows @ columnsᵀ + bias)``; latents and codes are centred on the mean code.
+
+    Attributes:
+        z: (N, D) and ``codebook`` (K, D), centred.
+        rows: (N, E), z itself, or for a diagonal covariance ``[w∘z, w]``.
+        columns: (K, E), the codebook itself, or ``[b, -½ b²]``.
+        bias: (K,), ``-½ |b|²``, or 0.
+        scale: (N or 1, 1), the weight, or 1.
+    """
 
     def __init__(self, z: Tensor, codebook: Tensor, weight: Tensor, kind: str):
+        self.inputs = (z, codebook, weight)
         self.kind, self.weight = kind, weight
         self.diagonal = weight.shape[-1] > 1
-        self.centre = codebook.mean(dim=0) if kind == "gaussian" else torch.zeros_like(codebook[0])
-        self.z, self.codebook = z - self.centre, codebook - self.centre
-        half_square = -0.5 * self.codebook.square()
+        gaussian = kind == "gaussian"
+        self.z, self.codebook = z, codebook
+        if gaussian:
+            middle = functional.centre(codebook)
+            self.z, self.codebook = z - middle, codebook - middle
         if self.diagonal:
-            self.columns = torch.cat((self.codebook, half_square), dim=-1)
-        elif kind == "gaussian":
-            self.columns = self.codebook
-            self.bias = half_square.sum(dim=-1)
+            self.rows = torch.cat((weight * self.z, weight.expand_as(z)), dim=-1)
+            self.bias, self.scale = codebook.new_zeros(len(codebook)), weight.new_ones(1, 1)
         else:
-            self.columns = self.codebook
+            self.rows, self.scale = self.z, weight
+            self.bias = -0.5 * self.codebook.square().sum(dim=-1) if gaussian else codebook.new_zeros(len(codebook))
 
-    def rows(self, block: slice) -> Tensor:
-        z = self.z[block]
-        return torch.cat((self.weight[block] * z, self.weight[block]), dim=-1) if self.diagonal else z
+        self.columns = self.columns_at(self.codebook)
 
-    def scale(self, block: slice) -> Tensor:
-        return self.weight if len(self.weight) == 1 else self.weight[block]
+    def columns_at(self, codes: Tensor) -> Tensor:
+        """What ``columns`` would hold of the (centred) vectors ``codes`` (*, D)."""
+        return torch.cat((codes, -0.5 * codes.square()), dim=-1) if self.diagonal else codes
 
-    def logits(self, block: slice) -> Tensor:
+    def needs_float64(self) -> Tensor:
+        """(N,) bool: the rows whose float32 logits could be wrong by more than the posterior may feel."""
+        if self.z.dtype == torch.float64:
+            return torch.zeros(len(self.z), dtype=torch.bool, device=self.z.device)
+        magnitude = self.rows.abs() @ self.columns.abs().amax(dim=0) + self.bias.abs().amax()
+        return magnitude * self.scale[:, 0] > MAX_MAGNITUDE
+
+    def in_float64(self) -> "Problem":
+        """The same problem without the rounding of float32, that of the centring included."""
+        z, codebook, weight = (tensor.double() for tensor in self.inputs)
+        return Problem(z, codebook, weight, self.kind)
+
+    def gradients(
+        self,
+        exact: "Problem | None",
+        grad_rows: Tensor,
+        grad_scale: Tensor,
+        grad_codebook: Tensor,
+        grad_columns: Tensor,
+        grad_bias: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of z, codebook and weight from those of the parts; ``grad_rows`` is of ``exact``, if any."""
+        dtype, dim = self.z.dtype, self.z.shape[-1]
         if self.diagonal:
-            return self.rows(block) @ self.columns.T
+            grad_codebook = grad_codebook + grad_columns[:, :dim] - self.codebook * grad_columns[:, dim:]
+            z = self.z if exact is None else exact.z
+            grad_weight = torch.addcmul(grad_rows[:, dim:], grad_rows[:, :dim], z).to(dtype)
+            return (grad_rows[:, :dim] * self.weight).to(dtype), grad_codebook, grad_weight
+        if grad_columns is not grad_codebook:
+            grad_codebook = grad_codebook + grad_columns
         if self.kind == "gaussian":
-            return torch.addmm(self.bias, self.z[block], self.columns.T).mul_(self.scale(block))
-        return (self.z[block] @ self.columns.T).mul_(self.scale(block))
+            grad_codebook = grad_codebook - self.codebook * grad_bias[:, None]
+        return grad_rows.to(dtype), grad_codebook, grad_scale.sum_to_size(self.weight.shape)
 
 
 def forward(
     z: Tensor, codebook: Tensor, weight: Tensor, seed: Tensor, mask: Tensor | None, temperature: float, kind: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`."""
-    problem, size = _Problem(z, codebook, weight, kind), len(codebook)
-    quantized, entropy = torch.empty_like(z), z.new_empty(len(z))
-    indices, statistics = entropy.to(torch.int64), z.new_empty(3, len(z))
+    problem, size = Problem(z, codebook, weight, kind), len(codebook)
+    logits_of = _Logits(problem)
+    quantized, entropy = torch.empty_like(problem.z), z.new_empty(len(z))
+    indices, statistics = entropy.to(torch.int64), z.new_empty(2, len(z), dtype=torch.float64)
     posterior_sum = z.new_zeros(size)
     for start in range(0, len(z), block_rows(size)):
         block = slice(start, min(start + block_rows(size), len(z)))
-        logits = problem.logits(block)
-        top, indices[block] = logits.max(dim=-1)
-        logits -= top[:, None]
+        logits, offset = logits_of(block)
+        best = logits.argmax(dim=-1)
         noisy = noise.gumbel(seed, block.start, block.stop, size, z.dtype).add_(logits).div_(temperature)
-        posterior = logits.exp()
-        total = posterior.sum(dim=-1)
-        entropy[block] = total.log() - (posterior * logits).sum(dim=-1) / total
+        # the sum less its largest term, which is 1: of a posterior all but certain nothing else would be left
+        posterior = logits.exp().scatter_(1, best[:, None], 0.0)
+        others = posterior.sum(dim=-1)
+        total, log_total = others + 1.0, others.log1p()
+        posterior.scatter_(1, best[:, None], 1.0)
+        indices[block] = best
+        entropy[block] = log_total - torch.linalg.vecdot(posterior, logits) / total
         share = total.reciprocal() if mask is None else total.reciprocal().masked_fill(~mask[block], 0.0)
-        posterior_sum += share @ posterior
+        posterior_sum.addmv_(posterior.T, share)
         noisy_top = noisy.amax(dim=-1)
         sample = noisy.sub_(noisy_top[:, None]).exp_()
         sample_total = sample.sum(dim=-1)
-        quantized[block] = (sample @ codebook) / sample_total[:, None]
-        # the normalisers stay apart from the highest logit: at small variances that is large, and would take their
-        # digits; the backward's weights would then not sum to one
-        statistics[0, block] = top
-        statistics[1, block] = total.log()
-        statistics[2, block] = noisy_top + sample_total.log()
+        torch.mm(sample, problem.codebook, out=quantized[block])
+        quantized[block] /= sample_total[:, None]
+        statistics[0, block] = offset + log_total
+        # of the noisy logits less log p: small, whatever the logits are
+        statistics[1, block] = noisy_top + sample_total.log() - log_total / temperature
     return quantized, entropy, indices, posterior_sum, statistics
 
 
@@ -103,40 +148,66 @@ def backward(
     statistics: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`."""
-    problem, size, dim = _Problem(z, codebook, weight, kind), len(codebook), z.shape[-1]
-    grad_z, grad_codebook = torch.empty_like(z), torch.zeros_like(codebook)
-    grad_columns = torch.zeros_like(problem.columns)
-    grad_bias = z.new_zeros(size)
-    grad_weight = z.new_empty(len(z), weight.shape[-1])
+    problem, size = Problem(z, codebook, weight, kind), len(codebook)
+    logits_of = _Logits(problem)
+    exact = logits_of.exact
+    mixtures = None if exact is None else exact.columns_at(quantized.double())
+    grad_rows = torch.empty_like(problem.rows if exact is None else exact.rows)
+    grad_scale = z.new_empty(len(z), 1)
+    grad_codebook, grad_bias = torch.zeros_like(problem.codebook), z.new_zeros(size)
+    grad_columns = torch.zeros_like(problem.columns) if problem.diagonal else grad_codebook
+    sample_normaliser = statistics[1].to(z.dtype)[:, None]
     for start in range(0, len(z), block_rows(size)):
         block = slice(start, min(start + block_rows(size), len(z)))
-        logits, rows, outer = problem.logits(block), problem.rows(block), grad_quantized[block]
-        logits -= statistics[0, block, None]
-        log_posterior = logits - statistics[1, block, None]
-        noisy = noise.gumbel(seed, block.start, block.stop, size, z.dtype).add_(logits).div_(temperature)
-        sample = noisy.sub_(statistics[2, block, None]).exp_()
-        grad_codebook.addmm_(sample.T, outer)
-        grad_logits = outer @ codebook.T
-        grad_logits -= (outer * quantized[block]).sum(dim=-1, keepdim=True)
+        log_posterior, _ = logits_of(block, statistics[0, block])
+        noisy = noise.gumbel(seed, block.start, block.stop, size, z.dtype).add_(log_posterior).div_(temperature)
+        chosen = noisy.argmax(dim=-1, keepdim=True)
+        sample = noisy.sub_(sample_normaliser[block]).exp_()
+        grad_codebook.addmm_(sample.T, grad_quantized[block])
+        grad_logits = grad_quantized[block] @ problem.codebook.T
+        # less the gradient of the chosen code: of a sample all but one-hot, what is left is small and has its digits
+        grad_logits -= grad_logits.gather(1, chosen)
+        grad_logits -= torch.linalg.vecdot(sample, grad_logits)[:, None]
         grad_logits.mul_(sample).div_(temperature)
-        information = log_posterior.exp().mul_(log_posterior + entropy[block, None])
-        grad_logits -= information.mul_(grad_entropy[block, None])
-        if problem.diagonal:
-            grad_rows = grad_logits @ problem.columns
-            grad_z[block] = grad_rows[:, :dim] * weight[block]
-            grad_weight[block] = grad_rows[:, :dim] * problem.z[block] + grad_rows[:, dim:]
+        information = torch.add(log_posterior, entropy[block, None], out=sample).mul_(log_posterior.exp())
+        grad_logits.addcmul_(information, grad_entropy[block, None], value=-1.0)
+        # the gradients of one row's logits sum to zero, so any offset of the logits will do
+        grad_scale[block, 0] = torch.linalg.vecdot(grad_logits, log_posterior)
+        if not problem.diagonal:
+            grad_logits *= problem.scale if len(problem.scale) == 1 else problem.scale[block]
+        if exact is not None and mixtures is not None:
+            # A row of grad_logits sums to zero but for its rounding. Codes that compete are near each other and to
+            # their mixture, so that rounding is felt unless it is taken at the mixture.
+            wide = grad_logits.double()
+            torch.mm(wide, exact.columns, out=grad_rows[block])
+            grad_rows[block] -= wide.sum(dim=-1, keepdim=True) * mixtures[block]
         else:
-            # the gradients of one row's logits sum to zero, so any offset of the logits will do
-            scale = problem.scale(block)
-            grad_weight[block] = (grad_logits * log_posterior).sum(dim=-1, keepdim=True) / scale
-            grad_logits *= scale
-            grad_z[block] = grad_logits @ problem.columns
-        grad_columns.addmm_(grad_logits.T, rows)
+            torch.mm(grad_logits, problem.columns, out=grad_rows[block])
+        grad_columns.addmm_(grad_logits.T, problem.rows[block])
         grad_bias += grad_logits.sum(dim=0)
-    if problem.diagonal:
-        grad_codebook += grad_columns[:, :dim] - problem.codebook * grad_columns[:, dim:]
-    else:
-        grad_codebook += grad_columns
-        if kind == "gaussian":
-            grad_codebook -= problem.codebook * grad_bias[:, None]
-    return grad_z, grad_codebook, grad_weight.sum_to_size(weight.shape)
+    grad_scale /= problem.scale
+    return problem.gradients(exact, grad_rows, grad_scale, grad_codebook, grad_columns, grad_bias)
+
+
+class _Logits:
+    """Makes the logits of a block of rows, less an offset a row that keeps them small where they matter."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        self.precise = problem.needs_float64()
+        self.exact = problem.in_float64() if self.precise.any() else None
+
+    def __call__(self, block: slice, offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(n, K) logits less ``offset`` (n,) float64, by default the largest; and the offset."""
+        problem = self.exact if self.exact is not None and self.precise[block].any() else self.problem
+        scale = problem.scale
+        logits = torch.addmm(problem.bias, problem.rows[block], problem.columns.T)
+        if not problem.diagonal:
+            logits *= scale if len(scale) == 1 else scale[block]
+        if offset is None:
+            offset = logits.amax(dim=-1).double()
+        high = offset.to(logits.dtype)
+        logits -= high[:, None]
+        if offset.dtype != logits.dtype:
+            logits -= (offset - high).to(logits.dtype)[:, None]
+        return logits.to(self.problem.z.dtype), offset

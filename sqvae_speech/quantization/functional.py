@@ -15,6 +15,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def centre(codebook: Tensor) -> Tensor:
+    """The mean code (D,), detached. Both sides of a distance are reduced by it: a common offset would cost digits."""
+    return codebook.detach().mean(dim=0)
+
+
 def gaussian_logits(z: Tensor, codebook: Tensor, precision: Tensor) -> Tensor:
     """Unnormalised log-posterior of each code, ``-½ (b_k - z)ᵀ Σ⁻¹ (b_k - z)`` less what is constant over k.
 
@@ -30,8 +35,8 @@ def gaussian_logits(z: Tensor, codebook: Tensor, precision: Tensor) -> Tensor:
     Returns:
         (N, K) logits.
     """
-    centre = codebook.detach().mean(dim=0)
-    z, codebook = z - centre, codebook - centre
+    middle = centre(codebook)
+    z, codebook = z - middle, codebook - middle
     if precision.shape[-1] == 1:
         return precision * torch.addmm(-0.5 * codebook.square().sum(dim=-1), z, codebook.T)
     # the two products of the diagonal case as one: [w∘z, w] · [b, -½ b²]ᵀ
@@ -56,9 +61,9 @@ def vmf_logits(z: Tensor, codebook: Tensor, kappa: Tensor) -> Tensor:
 
 def squared_distances(z: Tensor, codebook: Tensor) -> Tensor:
     """Squared Euclidean distances (N, K) less ``|z|²``, which does not change their order: a matrix product."""
-    centre = codebook.detach().mean(dim=0)
-    codebook = codebook - centre
-    return torch.addmm(codebook.square().sum(dim=-1), z - centre, codebook.T, alpha=-2.0)
+    middle = centre(codebook)
+    codebook = codebook - middle
+    return torch.addmm(codebook.square().sum(dim=-1), z - middle, codebook.T, alpha=-2.0)
 
 
 def gaussian_divergence(z: Tensor, quantized: Tensor, precision: Tensor) -> Tensor:
@@ -99,5 +104,6 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
 
 
-# kind of posterior -> its logits
+# kind of posterior -> its logits, its divergence
 LOGITS = {"gaussian": gaussian_logits, "vmf": vmf_logits}
+DIVERGENCES = {"gaussian": gaussian_divergence, "vmf": vmf_divergence}

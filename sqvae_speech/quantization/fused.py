@@ -3,15 +3,15 @@
 A backend is a module with two functions on plain tensors, no autograd inside, and one question::
 
     forward(z, codebook, weight, seed, mask, temperature, kind)
-        -> quantized (N, D), entropy (N,), indices (N,) int64, posterior_sum (K,), statistics (3, N)
+        -> quantized (N, D), entropy (N,), indices (N,) int64, posterior_sum (K,), statistics (2, N) float64
     backward(grad_quantized, grad_entropy, z, codebook, weight, seed, temperature, kind,
              quantized, entropy, statistics)
         -> grad_z, grad_codebook, grad_weight, in the shapes of z, codebook and weight
     unavailable(device) -> why it cannot run there, or None
 
-``statistics`` is whatever a row needs in the backward pass, commonly the highest logit and, relative to it, the
-log-normalisers of the posterior and of the relaxed sample; nothing of size N x K is kept, and the noise is drawn
-again from the seed (:mod:`.noise`).
+For ``gaussian``, ``quantized`` is less the mean code, a common offset that would cost digits. ``statistics`` is
+whatever a row needs in the backward pass, commonly the log-normalisers of the posterior and of the relaxed sample;
+nothing of size N x K is kept, and the noise is drawn again from the seed (:mod:`.noise`).
 """
 
 import importlib
@@ -29,6 +29,7 @@ ENVIRONMENT_VARIABLE = "SQVAE_SPEECH_QUANTIZER_BACKEND"
 BACKENDS = {
     "reference": None,
     "torch": "sqvae_speech.quantization.blocks",
+    "native": "sqvae_speech.quantization.native",
     "triton": "sqvae_speech.quantization.kernels",
 }
 KINDS = ("gaussian", "vmf")
@@ -39,12 +40,16 @@ class FusedOutput(NamedTuple):
 
     Attributes:
         quantized: (N, D) the Gumbel-softmax mixture of codes.
+        centred: (N, D) the same less the mean code for ``gaussian``; with the digits that a common offset would cost.
+        divergence: (N,) of z from ``quantized``, the KL divergence of the continuous latents, in nats.
         entropy: (N,) of the posterior, in nats.
         indices: (N,) int64, the most probable code.
         posterior_sum: (K,) the posterior summed over the real rows; carries no gradient.
     """
 
     quantized: Tensor
+    centred: Tensor
+    divergence: Tensor
     entropy: Tensor
     indices: Tensor
     posterior_sum: Tensor
@@ -83,7 +88,8 @@ def stochastic_quantize(
     backend = choose_backend(z, backend)
     if backend == "reference":
         return _reference(z, codebook, weight, seed, mask, temperature, kind)
-    return FusedOutput(*_operator(z, codebook, weight, seed, mask, temperature, kind, backend)[:4])
+    centred, *rest = _operator(z, codebook, weight, seed, mask, temperature, kind, backend)[:5]
+    return FusedOutput(_uncentred(centred, codebook, kind), centred, *rest)
 
 
 def choose_backend(z: Tensor, requested: str | None = None) -> str:
@@ -94,9 +100,9 @@ def choose_backend(z: Tensor, requested: str | None = None) -> str:
     """
     name = check_backend(requested) or check_backend(os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE)
     if name is None:
-        candidates = ("triton", "torch") if z.is_cuda else ("torch",)
-        return next(name for name in candidates if _unavailable(name, z.device) is None)
-    reason = _unavailable(name, z.device)
+        candidates = ("triton", "torch") if z.is_cuda else ("native", "torch")
+        return next(name for name in candidates if unavailable(name, z.device) is None)
+    reason = unavailable(name, z.device)
     if reason is not None:
         raise ValueError(f"quantizer backend {name!r} cannot run on {z.device}: {reason}; use backend='auto'")
     return name
@@ -121,7 +127,8 @@ def _module(backend: str) -> ModuleType:
     return importlib.import_module(path)
 
 
-def _unavailable(backend: str, device: torch.device) -> str | None:
+def unavailable(backend: str, device: torch.device) -> str | None:
+    """Why ``backend`` cannot run on ``device``, or None when it can."""
     if backend == "reference":
         return None
     try:
@@ -136,11 +143,30 @@ def _reference(
     """The formulation of functional.py, with the noise of the other backends."""
     logits = functional.LOGITS[kind](z, codebook, weight)
     gumbel = noise.gumbel(seed, 0, len(z), len(codebook), logits.dtype)
-    quantized = functional.gumbel_softmax(logits, gumbel, temperature) @ codebook
     posterior = logits.detach().softmax(dim=-1)
     if mask is not None:
         posterior = posterior.masked_fill(~mask[:, None], 0.0)
-    return FusedOutput(quantized, functional.entropy(logits), logits.argmax(dim=-1), posterior.sum(dim=0))
+    original = codebook
+    if kind == "gaussian":
+        middle = functional.centre(codebook)
+        z, codebook = z - middle, codebook - middle
+    centred = functional.gumbel_softmax(logits, gumbel, temperature) @ codebook
+    return FusedOutput(
+        quantized=_uncentred(centred, original, kind),
+        centred=centred,
+        divergence=functional.DIVERGENCES[kind](z, centred, weight),
+        entropy=functional.entropy(logits),
+        indices=logits.argmax(dim=-1),
+        posterior_sum=posterior.sum(dim=0),
+    )
+
+
+def _uncentred(centred: Tensor, codebook: Tensor, kind: str) -> Tensor:
+    return centred + functional.centre(codebook) if kind == "gaussian" else centred
+
+
+# Operators rather than an autograd.Function: torch.compile and torch.export take them whole, without a graph break.
+# The divergence is made here, the same for every backend: under autograd its (N, D) steps would cost as much again.
 
 
 @torch.library.custom_op("sqvae_speech::stochastic_quantize", mutates_args=())
@@ -153,20 +179,25 @@ def _operator(
     temperature: float,
     kind: str,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # an operator, not an autograd.Function: torch.compile and torch.export take it whole, without a graph break
-    return _module(backend).forward(z, codebook, weight, seed, mask, temperature, kind)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    quantized, *rest, statistics = _module(backend).forward(z, codebook, weight, seed, mask, temperature, kind)
+    if kind == "gaussian":
+        z = z - functional.centre(codebook)
+    divergence = functional.DIVERGENCES[kind](z, quantized, weight)
+    return quantized, divergence, *rest, statistics.double()
 
 
 @_operator.register_fake
 def _(z, codebook, weight, seed, mask, temperature, kind, backend):
-    rows, statistics = z.new_empty(z.shape[0]), z.new_empty(3, z.shape[0])
-    return torch.empty_like(z), rows, rows.to(torch.int64), z.new_empty(codebook.shape[0]), statistics
+    rows, statistics = z.new_empty(z.shape[0]), z.new_empty(2, z.shape[0], dtype=torch.float64)
+    indices, posterior_sum = torch.empty_like(rows, dtype=torch.int64), z.new_empty(codebook.shape[0])
+    return torch.empty_like(z), rows, torch.empty_like(rows), indices, posterior_sum, statistics
 
 
 @torch.library.custom_op("sqvae_speech::stochastic_quantize_backward", mutates_args=())
 def _backward_operator(
     grad_quantized: Tensor,
+    grad_divergence: Tensor,
     grad_entropy: Tensor,
     z: Tensor,
     codebook: Tensor,
@@ -179,40 +210,41 @@ def _backward_operator(
     entropy: Tensor,
     statistics: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _module(backend).backward(
-        grad_quantized, grad_entropy, z, codebook, weight, seed, temperature, kind, quantized, entropy, statistics
+    scaled = weight * grad_divergence[:, None]
+    if kind == "gaussian":
+        difference = (z - functional.centre(codebook)).sub_(quantized)
+        direct = to_quantized = difference * scaled
+        direct_weight = difference.square_().mul_(0.5)
+    else:
+        direct, to_quantized = (2.0 * z - quantized) * scaled, z * scaled
+        direct_weight = z * (z - quantized)
+    if weight.shape[-1] == 1:
+        direct_weight = direct_weight.sum(dim=-1, keepdim=True)
+    direct_weight *= grad_divergence[:, None]
+    outputs = (quantized, entropy, statistics)
+    grad_z, grad_codebook, grad_weight = _module(backend).backward(
+        grad_quantized - to_quantized, grad_entropy, z, codebook, weight, seed, temperature, kind, *outputs
     )
+    return grad_z.add_(direct), grad_codebook, grad_weight + direct_weight.sum_to_size(weight.shape)
 
 
 @_backward_operator.register_fake
-def _(grad_quantized, grad_entropy, z, codebook, weight, *_):
+def _(grad_quantized, grad_divergence, grad_entropy, z, codebook, weight, *_):
     return torch.empty_like(z), torch.empty_like(codebook), torch.empty_like(weight)
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
     z, codebook, weight, seed, _, ctx.temperature, ctx.kind, ctx.backend = inputs
-    quantized, entropy, indices, posterior_sum, statistics = output
+    quantized, _, entropy, indices, posterior_sum, statistics = output
     ctx.mark_non_differentiable(indices, posterior_sum, statistics)
     ctx.save_for_backward(z, codebook, weight, seed, quantized, entropy, statistics)
 
 
-def _differentiate(ctx, grad_quantized, grad_entropy, *_):
+def _differentiate(ctx, grad_quantized, grad_divergence, grad_entropy, *_):
     z, codebook, weight, seed, quantized, entropy, statistics = ctx.saved_tensors
-    grads = _backward_operator(
-        grad_quantized.contiguous(),
-        grad_entropy.contiguous(),
-        z,
-        codebook,
-        weight,
-        seed,
-        ctx.temperature,
-        ctx.kind,
-        ctx.backend,
-        quantized,
-        entropy,
-        statistics,
-    )
-    return *grads, None, None, None, None, None
+    options = (seed, ctx.temperature, ctx.kind, ctx.backend)
+    grads = (grad.contiguous() for grad in (grad_quantized, grad_divergence, grad_entropy))
+    return *_backward_operator(*grads, z, codebook, weight, *options, quantized, entropy, statistics), *(None,) * 5
 
 
 _operator.register_autograd(_differentiate, setup_context=_save_for_backward)

@@ -69,12 +69,8 @@ class GaussianQuantizer(StochasticQuantizer):
 
     def _prepared(self, rows: Rows, codebook: Tensor | None = None) -> Prepared:
         vectors = functional.at_least_float32(self.codebook if codebook is None else codebook).to(rows.z.dtype)
-        centre = vectors.detach().mean(dim=0)
         precision = torch.exp(-self._total_log_scale(rows)).to(rows.z.dtype)
-        return Prepared(rows.z - centre, vectors - centre, precision, centre, vectors)
-
-    def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor:
-        return functional.gaussian_divergence(z, quantized, weight)
+        return Prepared(rows.z, vectors, precision, functional.centre(vectors))
 
     def _scale_metrics(self, rows: Rows, weight: Tensor) -> dict[str, Tensor]:
         """``variance``: the geometric mean of σ² over real positions and dimensions."""

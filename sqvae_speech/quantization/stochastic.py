@@ -17,19 +17,27 @@ class Prepared(NamedTuple):
     """What logits and divergences are made from.
 
     Attributes:
-        z: (N, D).
-        codebook: (K, D).
-        weight: (1, 1), (N, 1) or (N, D), the precision of the Gaussian kinds and κ of the vMF one.
-        centre: (D,) what ``z`` and ``codebook`` have been reduced by, or None. No distance depends on it, but in
-            float32 a common offset costs the digits of small distances.
+        latents: (N, D).
         vectors: (K, D) what indices decode to, to the last bit.
+        weight: (1, 1), (N, 1) or (N, D), the precision of the Gaussian kinds and κ of the vMF one.
+        centre: (D,) the mean code, or None. No distance depends on it, but in float32 a common offset costs the
+            digits of small distances.
     """
 
-    z: Tensor
-    codebook: Tensor
+    latents: Tensor
+    vectors: Tensor
     weight: Tensor
     centre: Tensor | None
-    vectors: Tensor
+
+    @property
+    def z(self) -> Tensor:
+        """(N, D) latents less the centre."""
+        return self.latents if self.centre is None else self.latents - self.centre
+
+    @property
+    def codebook(self) -> Tensor:
+        """(K, D) vectors less the centre."""
+        return self.vectors if self.centre is None else self.vectors - self.centre
 
 
 class Draw(NamedTuple):
@@ -38,6 +46,7 @@ class Draw(NamedTuple):
     Attributes:
         quantized: (N, D).
         centred: (N, D), ``quantized`` less the centre, to be compared with :attr:`Prepared.z`.
+        divergence: (N,) of the latents from it, in nats.
         indices: (N,) int64, the most probable codes (not those drawn).
         entropy: (N,) of the posterior, in nats.
         posterior: (K,) summed over the real rows, without gradient.
@@ -45,6 +54,7 @@ class Draw(NamedTuple):
 
     quantized: Tensor
     centred: Tensor
+    divergence: Tensor
     indices: Tensor
     entropy: Tensor
     posterior: Tensor
@@ -95,26 +105,24 @@ class StochasticQuantizer(Quantizer):
     def _logits(self, z: Tensor, codebook: Tensor, weight: Tensor) -> Tensor:
         return functional.LOGITS[self.kind](z, codebook, weight)
 
-    @abstractmethod
-    def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor: ...
-
     def _draw(self, prepared: Prepared, mask: Tensor | None, temperature: float, sample: bool) -> Draw:
-        z, codebook, weight, centre, vectors = prepared
+        z, vectors, weight, _ = prepared
         if sample and self.training:
-            centred, entropy, indices, posterior = stochastic_quantize(
-                z, codebook, weight, kind=self.kind, temperature=temperature, mask=mask, backend=self.backend
+            out = stochastic_quantize(
+                z, vectors, weight, kind=self.kind, temperature=temperature, mask=mask, backend=self.backend
             )
-            quantized = centred if centre is None else centred + centre
-            return Draw(quantized, centred, indices, entropy, posterior)
-        logits = self._logits(z, codebook, weight)
+            return Draw(out.quantized, out.centred, out.divergence, out.indices, out.entropy, out.posterior_sum)
+        logits = self._logits(z, vectors, weight)
         indices = logits.argmax(dim=-1)
         chosen = (logits + functional.gumbel_noise(logits)).argmax(dim=-1) if sample else indices
         posterior = logits.detach().softmax(dim=-1)
         if mask is not None:
             posterior = posterior.masked_fill(~mask[:, None], 0.0)
+        centred = F.embedding(chosen, prepared.codebook)
         return Draw(
             quantized=F.embedding(chosen, vectors),
-            centred=F.embedding(chosen, codebook),
+            centred=centred,
+            divergence=functional.DIVERGENCES[self.kind](prepared.z, centred, weight),
             indices=indices,
             entropy=functional.entropy(logits),
             posterior=posterior.sum(dim=0),
@@ -124,7 +132,7 @@ class StochasticQuantizer(Quantizer):
         prepared = self._prepared(rows)
         draw = self._draw(prepared, rows.mask, temperature, sample)
         kl_discrete = rows.total(math.log(self.codebook_size) - draw.entropy) / rows.batch_size
-        kl_continuous = rows.total(self._divergence(prepared.z, draw.centred, prepared.weight)) / rows.batch_size
+        kl_continuous = rows.total(draw.divergence) / rows.batch_size
         with torch.no_grad():
             report = {
                 **metrics.codebook_metrics(draw.indices, draw.posterior, self.codebook_size, rows.mask),

@@ -52,10 +52,7 @@ class VmfQuantizer(StochasticQuantizer):
         raw = functional.at_least_float32(self.codebook if codebook is None else codebook).to(rows.z.dtype)
         vectors = F.normalize(raw, dim=-1)
         kappa = self._total_log_scale(rows).exp().to(rows.z.dtype)
-        return Prepared(F.normalize(rows.z, dim=-1), vectors, kappa, None, vectors)
-
-    def _divergence(self, z: Tensor, quantized: Tensor, weight: Tensor) -> Tensor:
-        return functional.vmf_divergence(z, quantized, weight)
+        return Prepared(F.normalize(rows.z, dim=-1), vectors, kappa, None)
 
     def _scale_metrics(self, rows: Rows, weight: Tensor) -> dict[str, Tensor]:
         """``kappa``: the concentration, a scalar."""

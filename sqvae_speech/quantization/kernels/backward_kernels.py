@@ -49,7 +49,7 @@ def backward_rows_kernel(
         z_ptr, centre_ptr, weight_ptr, rows, num_rows, weight_stride, dim, BLOCK_D, DIAGONAL, LOGIT
     )
     outer = load_matrix(grad_quantized_ptr, rows, num_rows, dim, BLOCK_D, LOGIT)
-    mixture = load_centred(quantized_ptr, centre_ptr, rows, num_rows, dim, BLOCK_D, LOGIT)
+    mixture = load_matrix(quantized_ptr, rows, num_rows, dim, BLOCK_D, LOGIT)
     delta = tl.sum(outer * mixture, axis=1)
     inverse_temperature = inverse(temperature, LOGIT)
 
@@ -82,7 +82,7 @@ def backward_rows_kernel(
             grad_scale += tl.sum(grad * log_p, axis=1)
 
     tl.store(delta_ptr + rows, delta.to(tl.float64) + residual.to(tl.float64), mask=inside)
-    mixture = load_centred(quantized_ptr, centre_ptr, rows, num_rows, dim, BLOCK_D, LOGIT).to(T)
+    mixture = load_matrix(quantized_ptr, rows, num_rows, dim, BLOCK_D, T)
     about_mixture = first_moment - mixture * grad_sum[:, None]
     scale = weight if DIAGONAL else weight[:, None]
     store_matrix(grad_z_ptr, scale.to(T) * about_mixture, rows, num_rows, dim, BLOCK_D)

@@ -79,9 +79,7 @@ def forward_kernel(
         mixture = tl.dot(sample, code.to(T), mixture * scale[:, None], input_precision=PRECISION, out_dtype=T)
         noisy_peak = new_peak
 
-    d = tl.arange(0, BLOCK_D)
-    centre = tl.load(centre_ptr + d, mask=d < dim, other=0.0).to(T)
-    store_matrix(quantized_ptr, mixture / noisy_total[:, None] + centre[None, :], rows, num_rows, dim, BLOCK_D)
+    store_matrix(quantized_ptr, mixture / noisy_total[:, None], rows, num_rows, dim, BLOCK_D)
     inside = rows < num_rows
     log_total = tl.log(total)
     tl.store(entropy_ptr + rows, log_total - moment / total, mask=inside)
