@@ -166,7 +166,10 @@ stage_prepare() {
 
 stage_shards() {
     local split
-    if $force; then rm -rf "$dump_dir"/{train,dev,test}; fi
+    for split in train dev test; do
+        # also what an earlier corpus had and this one has not
+        if $force || ! [ -e "$data_dir/$split/wav.scp" ]; then rm -rf "${dump_dir:?}/$split"; fi
+    done
     for split in $(splits_in "$data_dir" wav.scp); do
         # shellcheck disable=SC2086
         sqvae shards "$data_dir/$split" "$dump_dir/$split" --mel-spec "$mel_spec" --resample --num-workers "$nj" $shards_args
@@ -316,14 +319,14 @@ if runs 0; then
     # what the recipe makes itself is decided by its script; what is there, by its files
     if [ -n "$make_corpus" ]; then
         corpus="$work_dir/downloads/$corpus_name"
-        made_of=$(lines "$(dirname "$make_corpus")"/* "$corpus/corpus.json" | contents)
+        made_of=$(find "$(dirname "$make_corpus")" -type f ! -name '*.pyc' | LC_ALL=C sort | contents)
     else
         made_of=$(listing "$corpus")
     fi
     run_stage 0 "data directories" "$data_dir/.stage0" "version $version
 corpus $corpus_name $corpus
 $made_of
-prepare-args $prepare_args" stage_prepare "$data_dir"/{train,dev,test,wavs}
+prepare-args $prepare_args" stage_prepare "$data_dir"/{train,dev,test,wavs} ${make_corpus:+"+$corpus"}
 fi
 
 if runs 1; then

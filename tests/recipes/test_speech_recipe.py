@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -187,20 +185,27 @@ def test_stages_say_which_one_is_missing(recipe, tmp_path: Path):
     assert "run stage 0 first" in run.errors.splitlines()[-1]
 
 
-def test_mini_from_its_own_voices_with_two_processes(recipe, tmp_path: Path):
-    """egs/mini on two of its voices, in a path with spaces; training on two CPU processes."""
-    corpus = tmp_path / "a mini corpus"
-    maker = [sys.executable, str(ROOT / "egs" / "mini" / "local" / "make_corpus.py"), str(corpus)]
-    voices = ["--speakers", "p301", "p302", "--max-utterances", "4", "--num-workers", "2"]
-    subprocess.run([*maker, *voices], check=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True)
+def test_mini_makes_its_corpus_and_trains_on_two_processes(recipe, tmp_path: Path):
+    """egs/mini on two of its voices, in paths with spaces; training on two CPU processes."""
+    maker = tmp_path / "a maker" / "make_corpus.py"
+    maker.parent.mkdir()
+    voices = ["--speakers", "p301", "p302", "--max-utterances", "4"]
+    real = ROOT / "egs" / "mini" / "local" / "make_corpus.py"
+    voices = ["--speakers", "p301", "p302", "--max-utterances", "4"]
+    maker.write_text(
+        f"import os, sys\nos.execv(sys.executable, [sys.executable, {str(real)!r}, *sys.argv[1:], *{voices}])\n"
+    )
     work = tmp_path / "a work dir"
-    options = ("--corpus", str(corpus), "--tag", "two", "--num-conversions", "1", "--num-processes", "2", *STEPS)
+    options = ("--make-corpus", str(maker), "--tag", "two", "--num-conversions", "1", "--num-processes", "2", *STEPS)
     run = recipe("mini", work, *options)
     assert run.status == 0, run.errors
     assert run.done == [0, 1, 2, 3, 4, 5, 6]
     lines = (work / "data" / "train" / "ali").read_text().splitlines()
     assert len(lines[0].split()) == 4, "utterance, onset, offset, phone"
     assert len(list((work / "exp" / "two" / "wav").glob("*.wav"))) == 1
+    assert recipe("mini", work, *options).skipped == [0, 1, 2, 3, 4, 5, 6]
+    shutil.rmtree(work / "downloads")
+    assert recipe("mini", work, *options, "--stop-stage", "0").done == [0], "a deleted corpus is made again"
 
 
 def test_fsdd_from_zip_and_folder(recipe, fsdd_zip: Path, tmp_path: Path):
