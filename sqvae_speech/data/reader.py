@@ -1,5 +1,6 @@
 """Reading utterances back from shards: any of them in any order, or all in the order of the manifest."""
 
+import io
 import json
 import mmap
 import tarfile
