@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sqvae_speech.quantization import GaussianQuantizer, VmfQuantizer, fused, kernels, noise
-from sqvae_speech.quantization.functional import gaussian_divergence, vmf_divergence
 
 pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -70,7 +69,7 @@ def evaluate(
 ) -> dict[str, Tensor]:
     """Every output, and every gradient of a loss in which all differentiable outputs take part."""
     leaves = [x.to(device, dtype).requires_grad_() for x in inputs]
-    z, _, weight = leaves
+    z = leaves[0]
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(device, dtype)
     share = torch.randn(len(z), generator=generator, dtype=torch.float64).to(device, dtype)
@@ -83,8 +82,7 @@ def evaluate(
         mask=mask,
         backend=backend,
     )
-    divergence = {"gaussian": gaussian_divergence, "vmf": vmf_divergence}[kind]
-    loss = (out.quantized * target).sum() + (out.entropy * share).sum() + divergence(z, out.quantized, weight).sum()
+    loss = (out.quantized * target).sum() + (out.entropy * share).sum() + out.divergence.sum()
     gradients = torch.autograd.grad(loss, leaves)
     named = dict(zip(("grad_z", "grad_codebook", "grad_weight"), gradients, strict=True))
     return {name: x.detach().cpu() for name, x in (out._asdict() | named).items()}
@@ -179,12 +177,28 @@ def test_half_precision_inputs_are_computed_in_float32(dtype: torch.dtype) -> No
 
 
 @interpreted
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 1), (3, 1, 2), (17, 33, 65)])
-def test_odd_sizes(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("covariance", "shape"),
+    [
+        ("diagonal", (1, 1, 1)),
+        ("diagonal", (1, 5, 1)),
+        ("diagonal", (3, 1, 2)),
+        ("diagonal", (17, 33, 65)),  # above 64 dimensions, piece by piece
+        ("position", (17, 33, 130)),
+    ],
+)
+def test_odd_sizes(covariance: str, shape: tuple[int, int, int]) -> None:
     rows, codes, dim = shape
-    inputs = problem("gaussian", "diagonal", rows=rows, codes=codes, dim=dim)
+    inputs = problem("gaussian", covariance, rows=rows, codes=codes, dim=dim)
     expected = evaluate(inputs, "gaussian", "reference", torch.float64)
     assert_close(evaluate(inputs, "gaussian", "triton", torch.float32), expected, 2e-5)
+
+
+@interpreted
+def test_the_operator_is_what_compilers_are_told() -> None:
+    z, codebook, weight = (x.float() for x in problem("gaussian", "position", rows=5, codes=7, dim=3))
+    arguments = (z, codebook, weight, torch.tensor([SEED]), None, 0.7, "gaussian", "triton")
+    torch.library.opcheck(fused._operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 @interpreted

@@ -60,8 +60,8 @@ def forward(
     Inputs may also be float16 or bfloat16; the outputs of floats are then float32.
 
     Returns:
-        quantized (N, D), entropy (N,), indices (N,) int64, posterior_sum (K,), and statistics (2, N) float64: the
-        log-normalisers of the posterior and of the sample.
+        quantized (N, D), less the mean code for ``gaussian``; entropy (N,); indices (N,) int64; posterior_sum (K,);
+        and statistics (2, N) float64, the log-normalisers of the posterior and of the sample.
     """
     if z.shape[-1] > MAX_DIM:
         return blocks.forward(z, codebook, weight, seed, mask, temperature, kind)

@@ -15,10 +15,10 @@ from sqvae_speech.quantization.kernels.tiles import (
     load_matrix,
     load_queries,
     other_kernel_has,
-    product,
     store_matrix,
     tile_gradient,
     tile_logits,
+    tile_products,
 )
 
 
@@ -32,7 +32,7 @@ def backward_rows_kernel(
     LOGIT: tl.constexpr, T: tl.constexpr, PRECISION: tl.constexpr,
     ADAPTIVE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of z and weight, the latter (N, 1) or (N, D), and <G, q - centre> for the kernel over codes.
+    """Gradients of z and weight, the latter (N, 1) or (N, D), and <G, q> for the kernel over codes.
 
     The gradients of a row's logits sum to zero, but <G, q> carries the rounding of q, and where the sample is nearly
     one code and the precision high, that is all there is. So moments of the codes are taken about q, where what the
@@ -64,9 +64,13 @@ def backward_rows_kernel(
         codes = start + tl.arange(0, BLOCK_K)
         code = load_centred(codebook_ptr, centre_ptr, codes, codebook_size, dim, BLOCK_D, LOGIT)
         logits = tile_logits(
-            z, weight, code, bias_ptr, codes, codebook_size, GAUSSIAN, DIAGONAL, False, PRECISION, LOGIT
-        )
-        products = product(outer, code, False, PRECISION, LOGIT)
+            z, weight, code, z_ptr, weight_ptr, codebook_ptr, centre_ptr, bias_ptr,
+            rows, num_rows, codes, codebook_size, dim, BLOCK_D, GAUSSIAN, DIAGONAL, False, PRECISION, LOGIT,
+        )  # fmt: skip
+        products = tile_products(
+            outer, code, grad_quantized_ptr, codebook_ptr, centre_ptr, rows, num_rows, codes, codebook_size,
+            dim, BLOCK_D, False, PRECISION, LOGIT,
+        )  # fmt: skip
         grad, _, pull, log_p = tile_gradient(
             logits, products, seed_ptr, entropy_ptr, grad_entropy_ptr, delta, statistics_ptr,
             rows, codes, num_rows, inverse_temperature, False, T, LOGIT,
@@ -82,7 +86,11 @@ def backward_rows_kernel(
             grad_scale += tl.sum(grad * log_p, axis=1)
 
     tl.store(delta_ptr + rows, delta.to(tl.float64) + residual.to(tl.float64), mask=inside)
+    # what the loop does not need is loaded again rather than held in registers
     mixture = load_matrix(quantized_ptr, rows, num_rows, dim, BLOCK_D, T)
+    z, weight = load_queries(
+        z_ptr, centre_ptr, weight_ptr, rows, num_rows, weight_stride, dim, BLOCK_D, DIAGONAL, LOGIT
+    )
     about_mixture = first_moment - mixture * grad_sum[:, None]
     scale = weight if DIAGONAL else weight[:, None]
     store_matrix(grad_z_ptr, scale.to(T) * about_mixture, rows, num_rows, dim, BLOCK_D)
@@ -125,11 +133,15 @@ def backward_codes_kernel(
             z_ptr, centre_ptr, weight_ptr, rows, num_rows, weight_stride, dim, BLOCK_D, DIAGONAL, LOGIT
         )
         logits = tile_logits(
-            z, weight, code, bias_ptr, codes, codebook_size, GAUSSIAN, DIAGONAL, True, PRECISION, LOGIT
-        )
+            z, weight, code, z_ptr, weight_ptr, codebook_ptr, centre_ptr, bias_ptr,
+            rows, num_rows, codes, codebook_size, dim, BLOCK_D, GAUSSIAN, DIAGONAL, True, PRECISION, LOGIT,
+        )  # fmt: skip
         outer = load_matrix(grad_quantized_ptr, rows, num_rows, dim, BLOCK_D, LOGIT)
         delta = tl.load(delta_ptr + rows, mask=rows < num_rows, other=0.0)
-        products = product(outer, code, True, PRECISION, LOGIT)
+        products = tile_products(
+            outer, code, grad_quantized_ptr, codebook_ptr, centre_ptr, rows, num_rows, codes, codebook_size,
+            dim, BLOCK_D, True, PRECISION, LOGIT,
+        )  # fmt: skip
         grad, sample, _, _ = tile_gradient(
             logits, products, seed_ptr, entropy_ptr, grad_entropy_ptr, delta, statistics_ptr,
             rows, codes, num_rows, inverse_temperature, True, T, LOGIT,
@@ -144,6 +156,7 @@ def backward_codes_kernel(
         grad_code = tl.dot(grad, weighted, grad_code, input_precision=PRECISION, out_dtype=T)
 
     if GAUSSIAN:
+        code = load_centred(codebook_ptr, centre_ptr, codes, codebook_size, dim, BLOCK_D, LOGIT)
         grad_code -= code.to(T) * (pull if DIAGONAL else pull[:, None])
     partial_ptr += split.to(tl.int64) * codebook_size * dim
     store_matrix(partial_ptr, grad_code, codes, codebook_size, dim, BLOCK_D)

@@ -55,8 +55,9 @@ def forward_kernel(
         codes = start + tl.arange(0, BLOCK_K)
         code = load_centred(codebook_ptr, centre_ptr, codes, codebook_size, dim, BLOCK_D, LOGIT)
         logits = tile_logits(
-            z, weight, code, bias_ptr, codes, codebook_size, GAUSSIAN, DIAGONAL, False, PRECISION, LOGIT
-        )
+            z, weight, code, z_ptr, weight_ptr, codebook_ptr, centre_ptr, bias_ptr,
+            rows, num_rows, codes, codebook_size, dim, BLOCK_D, GAUSSIAN, DIAGONAL, False, PRECISION, LOGIT,
+        )  # fmt: skip
         # ties go to the lower code, within a block by the reduction and between blocks by the strict comparison
         top, argtop = tl.max(logits, axis=1, return_indices=True, return_indices_tie_break_left=True)
         best = tl.where(top > peak, start + argtop, best)
@@ -116,8 +117,9 @@ def posterior_sum_kernel(
             z_ptr, centre_ptr, weight_ptr, rows, num_rows, weight_stride, dim, BLOCK_D, DIAGONAL, LOGIT
         )
         logits = tile_logits(
-            z, weight, code, bias_ptr, codes, codebook_size, GAUSSIAN, DIAGONAL, True, PRECISION, LOGIT
-        )
+            z, weight, code, z_ptr, weight_ptr, codebook_ptr, centre_ptr, bias_ptr,
+            rows, num_rows, codes, codebook_size, dim, BLOCK_D, GAUSSIAN, DIAGONAL, True, PRECISION, LOGIT,
+        )  # fmt: skip
         posterior = tl.exp(less_normaliser(logits, statistics_ptr, rows, num_rows, True, T, LOGIT))
         if MASKED:
             real = tl.load(mask_ptr + rows, mask=rows < num_rows, other=0)

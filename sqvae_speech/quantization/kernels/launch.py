@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sqvae_speech.quantization.functional import at_least_float32
+from sqvae_speech.quantization import functional
 from sqvae_speech.quantization.kernels import AUTOTUNE_VARIABLE, PRECISION_VARIABLE
 from sqvae_speech.quantization.kernels.backward_kernels import backward_codes_kernel, backward_rows_kernel
 from sqvae_speech.quantization.kernels.forward_kernels import forward_kernel, posterior_sum_kernel
@@ -56,14 +56,17 @@ class Problem:
         self.num_rows, self.dim = z.shape
         self.codebook_size = len(codebook)
         self.gaussian, self.diagonal = kind == "gaussian", weight.shape[-1] > 1
-        self.dtype = at_least_float32(z).dtype
+        self.dtype = functional.at_least_float32(z).dtype
         self.precision, self.logit_dtypes = _precision(self.dtype)
         self.block_d = max(16, triton.next_power_of_2(self.dim))
-        # float64 where any logits are: the centre is small, and rounding it would cost digits there
         dtype = self.logit_dtypes[-1]
-        self.centre = (
-            codebook.mean(dim=0, dtype=dtype) if self.gaussian else codebook.new_zeros(self.dim, dtype=dtype)
+        # the same numbers as the operator's, for which q is less the centre; then exact in float64 logits
+        centre = (
+            functional.centre(functional.at_least_float32(codebook))
+            if self.gaussian
+            else codebook.new_zeros(self.dim)
         )
+        self.centre = centre.to(dtype)
         self.bias = self._half_squares(dtype) if self.gaussian and not self.diagonal else self.centre
         self.wide = self._wide_rows() if self.adaptive else self.centre
 
@@ -335,13 +338,15 @@ def row_splits(problem: Problem) -> tuple[int, int]:
 
 def default_config(kernel: str, problem: Problem, logit_dtype: torch.dtype) -> Config:
     """Block sizes chosen by what must stay in registers and shared memory, compiled for Hopper; not yet measured."""
-    wide = problem.block_d * (2 if logit_dtype == torch.float64 else 1)
-    if kernel in ("forward", "backward_rows"):
-        # as tall as leaves a program for every multiprocessor: each block of rows reads the whole codebook
-        processors = _num_processors(problem.z.device)
-        tall = next((n for n in (128, 64) if triton.cdiv(problem.num_rows, n) >= processors), 32)
-        return Config(min(tall, 128 if wide <= 64 else 64 if wide <= 128 else 32), 32, num_warps=8, num_stages=2)
-    return Config(32, 64 if wide <= 128 else 32, num_warps=8, num_stages=2)
+    size = problem.block_d * (2 if logit_dtype == torch.float64 else 1)
+    if kernel not in ("forward", "backward_rows"):
+        return Config(32, 64 if size <= 128 else 32, num_warps=8, num_stages=2)
+    # as tall as leaves a program for every multiprocessor: each block of rows reads the whole codebook
+    processors = _num_processors(problem.z.device)
+    tall = next((n for n in (128, 64) if triton.cdiv(problem.num_rows, n) >= processors), 32)
+    accumulators = size * (2 if problem.diagonal and kernel == "backward_rows" else 1)
+    block_n = min(tall, 128 if size <= 64 else 64 if accumulators <= 256 else 32)
+    return Config(block_n, 32, num_warps=8, num_stages=1 if problem.diagonal or size > 128 else 2)
 
 
 def candidates(kernel: str, problem: Problem, logit_dtype: torch.dtype) -> list[Config]:

@@ -18,6 +18,8 @@ M2 = tl.constexpr(0x846CA68B)
 # Logit of what lies beyond the codebook, and log-normaliser of what lies beyond the rows: exp gives 0 for both, and
 # unlike an infinity it can be multiplied by that 0.
 FAR = tl.constexpr(1e30)
+# Of how many dimensions, at most, the operands of a tile's products are held at once.
+PIECE = tl.constexpr(64)
 # Bound on the terms of a float32 logit: their rounding, some 1e-7 of it, is an error of the logit.
 MAX_MAGNITUDE = tl.constexpr(256.0)
 
@@ -98,19 +100,19 @@ def other_kernel_has(wide_ptr, start, stop, BLOCK: tl.constexpr, ADAPTIVE: tl.co
 
 
 @triton.jit
-def load_matrix(ptr, index, size, dim: tl.constexpr, BLOCK_D: tl.constexpr, T: tl.constexpr):
-    """Lines ``index`` of a contiguous (size, dim) matrix as (len(index), BLOCK_D), zero where there is nothing."""
-    d = tl.arange(0, BLOCK_D)
+def load_matrix(ptr, index, size, dim: tl.constexpr, BLOCK_D: tl.constexpr, T: tl.constexpr, first=0):
+    """Lines ``index`` of a contiguous (size, dim) matrix, from column ``first``: (len(index), BLOCK_D), 0 outside."""
+    d = first + tl.arange(0, BLOCK_D)
     inside = (index < size)[:, None] & (d < dim)[None, :]
     return tl.load(ptr + index.to(tl.int64)[:, None] * dim + d[None, :], mask=inside, other=0.0).to(T)
 
 
 @triton.jit
-def load_centred(ptr, centre_ptr, index, size, dim: tl.constexpr, BLOCK_D: tl.constexpr, T: tl.constexpr):
+def load_centred(ptr, centre_ptr, index, size, dim: tl.constexpr, BLOCK_D: tl.constexpr, T: tl.constexpr, first=0):
     """:func:`load_matrix` less the centre, in every line that is there."""
-    d = tl.arange(0, BLOCK_D)
+    d = first + tl.arange(0, BLOCK_D)
     centre = tl.load(centre_ptr + d, mask=d < dim, other=0.0).to(T)
-    x = load_matrix(ptr, index, size, dim, BLOCK_D, T)
+    x = load_matrix(ptr, index, size, dim, BLOCK_D, T, first)
     return tl.where((index < size)[:, None], x - centre[None, :], 0.0)
 
 
@@ -147,17 +149,66 @@ def product(rows, codes, FLIPPED: tl.constexpr, PRECISION: tl.constexpr, T: tl.c
 
 
 @triton.jit
-def tile_logits(
-    z, weight, code, bias_ptr, codes, codebook_size,
-    GAUSSIAN: tl.constexpr, DIAGONAL: tl.constexpr, FLIPPED: tl.constexpr,
-    PRECISION: tl.constexpr, LOGIT: tl.constexpr,
+def empty_tile(rows, codes, FLIPPED: tl.constexpr, T: tl.constexpr):
+    if FLIPPED:
+        return tl.zeros((codes.shape[0], rows.shape[0]), T)
+    else:  # noqa: RET505
+        return tl.zeros((rows.shape[0], codes.shape[0]), T)
+
+
+@triton.jit
+def tile_products(
+    x, code, x_ptr, codebook_ptr, centre_ptr, rows, num_rows, codes, codebook_size,
+    dim: tl.constexpr, BLOCK_D: tl.constexpr,
+    FLIPPED: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """Logits of the codes ``code`` (codes, BLOCK_D), ``-FAR`` beyond the codebook; see ``functional.LOGITS``."""
+    """<x, b> of row vectors, not centred, and centred codes; of many dimensions, loaded again piece by piece."""
+    if BLOCK_D <= PIECE:
+        return product(x, code, FLIPPED, PRECISION, T)
+    else:  # noqa: RET505
+        products = empty_tile(rows, codes, FLIPPED, T)
+        for first in range(0, dim, PIECE):
+            piece = load_matrix(x_ptr, rows, num_rows, dim, PIECE, T, first)
+            code_piece = load_centred(codebook_ptr, centre_ptr, codes, codebook_size, dim, PIECE, T, first)
+            products += product(piece, code_piece, FLIPPED, PRECISION, T)
+        return products
+
+
+@triton.jit
+def tile_distances(z, weight, code, DIAGONAL: tl.constexpr, FLIPPED: tl.constexpr, PRECISION: tl.constexpr,
+                   LOGIT: tl.constexpr):  # fmt: skip
+    """What a piece of the dimensions adds to the logits, but for bias and scale."""
     if DIAGONAL:
-        logits = product(weight * z, code, FLIPPED, PRECISION, LOGIT)
-        logits += product(weight, -0.5 * code * code, FLIPPED, PRECISION, LOGIT)
+        terms = product(weight * z, code, FLIPPED, PRECISION, LOGIT)
+        return terms + product(weight, -0.5 * code * code, FLIPPED, PRECISION, LOGIT)
+    else:  # noqa: RET505
+        return product(z, code, FLIPPED, PRECISION, LOGIT)
+
+
+@triton.jit
+def tile_logits(
+    z, weight, code, z_ptr, weight_ptr, codebook_ptr, centre_ptr, bias_ptr, rows, num_rows, codes, codebook_size,
+    dim: tl.constexpr, BLOCK_D: tl.constexpr, GAUSSIAN: tl.constexpr, DIAGONAL: tl.constexpr,
+    FLIPPED: tl.constexpr, PRECISION: tl.constexpr, LOGIT: tl.constexpr,
+):  # fmt: skip
+    """Logits of a tile, ``-FAR`` beyond the codebook; see ``functional.LOGITS``.
+
+    Up to PIECE dimensions, ``z`` (rows, BLOCK_D), ``weight`` and ``code`` (codes, BLOCK_D) are multiplied as they
+    are. Of more dimensions a row's operand would fill the registers: they are loaded again, piece by piece.
+    """
+    if BLOCK_D <= PIECE:
+        logits = tile_distances(z, weight, code, DIAGONAL, FLIPPED, PRECISION, LOGIT)
     else:
-        logits = product(z, code, FLIPPED, PRECISION, LOGIT)
+        logits = empty_tile(rows, codes, FLIPPED, LOGIT)
+        for first in range(0, dim, PIECE):
+            z_piece = load_centred(z_ptr, centre_ptr, rows, num_rows, dim, PIECE, LOGIT, first)
+            code_piece = load_centred(codebook_ptr, centre_ptr, codes, codebook_size, dim, PIECE, LOGIT, first)
+            if DIAGONAL:
+                weight_piece = load_matrix(weight_ptr, rows, num_rows, dim, PIECE, LOGIT, first)
+            else:
+                weight_piece = weight
+            logits += tile_distances(z_piece, weight_piece, code_piece, DIAGONAL, FLIPPED, PRECISION, LOGIT)
+    if not DIAGONAL:
         if GAUSSIAN:
             bias = tl.load(bias_ptr + codes, mask=codes < codebook_size, other=0.0).to(LOGIT)
             logits += along_codes(bias, FLIPPED)
