@@ -93,6 +93,5 @@ def test_compiles_for_hopper(name, form, dim, logit_dtype):
     ast, options = source(name, "gaussian", form, dim, logit_dtype)
     compiled = triton.compile(ast, target=HOPPER, options=options)
     assert "cubin" in compiled.asm
-    print(name, form, dim, logit_dtype, options, compiled.metadata.shared)
     # where this fails, the launch would fall back to smaller blocks
     assert compiled.metadata.shared <= SHARED_MEMORY
