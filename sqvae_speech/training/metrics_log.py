@@ -11,7 +11,7 @@ from sqvae_speech.plots import plot_curves
 
 # (figure, the metrics in it): what shows whether a run anneals as it should
 CURVES = {
-    "annealing": ("train/entropy", "train/variance", "train/kappa", "train/temperature"),
+    "annealing": ("train/entropy", "train/variance", "train/relative_variance", "train/kappa", "train/temperature"),
     "codebook": ("train/perplexity", "valid/perplexity", "train/usage", "valid/usage"),
     "losses": ("train/loss", "train/reconstruction_loss", "train/kl_discrete", "train/kl_continuous"),
     "error": ("train/mse", "valid/mse", "valid/db2"),
@@ -56,7 +56,9 @@ class MetricsLog:
                     steps, values = zip(*points, strict=True)
                     curves[name] = (steps, values)
             if curves:
-                plot_curves(self.plots_dir / f"{figure}.png", curves)
+                logarithmic = [name for name in curves if name.endswith(("variance", "kappa"))]
+                path = self.plots_dir / f"{figure}.png"
+                plot_curves(path, curves, panels=figure == "annealing", log_y=logarithmic)
 
     def close(self) -> None:
         self._file.close()

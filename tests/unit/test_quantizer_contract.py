@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -317,3 +318,13 @@ def test_codebook_statistics_add_up_over_batches():
     statistics.reset()
     assert statistics.usage == 0
     assert statistics.perplexity == 1
+
+
+def test_relative_variance_is_that_over_the_codes_own():
+    quantizer = GaussianQuantizer(50, 6, "position", init_variance=0.7)
+    log_var = torch.randn(3, 5, 1)
+    metrics = quantizer(torch.randn(3, 5, 6), log_var).metrics
+    variance = np.exp(np.log(0.7) + log_var.double().mean().item())
+    spread = quantizer.codebook.detach().double().numpy().var(axis=0).mean()
+    assert metrics["variance"].item() == pytest.approx(variance, rel=1e-5)
+    assert metrics["relative_variance"].item() == pytest.approx(variance / spread, rel=1e-5)
