@@ -16,7 +16,8 @@ logit, in float64; what follows is float32 again.
 import torch
 from torch import Tensor
 
-from sqvae_speech.quantization import functional, noise
+from sqvae_speech.quantization import functional
+from sqvae_speech.quantization.noise import Noise
 
 BLOCK_ELEMENTS = 1 << 16  # logits alive at once: a few such arrays fit in the second-level cache of one core
 # the largest magnitude of the terms of a logit at which float32 products are good enough
@@ -105,15 +106,16 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`."""
     problem, size = Problem(z, codebook, weight, kind), len(codebook)
-    logits_of = _Logits(problem)
+    logits_of, drawn = _Logits(problem), Noise(seed, len(z), size)
     quantized, entropy = torch.empty_like(problem.z), z.new_empty(len(z))
     indices, statistics = entropy.to(torch.int64), z.new_empty(2, len(z), dtype=torch.float64)
     posterior_sum = z.new_zeros(size)
     for start in range(0, len(z), block_rows(size)):
         block = slice(start, min(start + block_rows(size), len(z)))
-        logits, offset = logits_of(block)
-        best = logits.argmax(dim=-1)
-        noisy = noise.gumbel(seed, block.start, block.stop, size, z.dtype).add_(logits).div_(temperature)
+        logits = logits_of(block)
+        top, best = logits.max(dim=-1)  # far faster than argmax
+        logits = logits.sub_(top[:, None]).to(z.dtype)
+        noisy = torch.sub(logits, drawn.log_exponential(block, z.dtype)).div_(temperature)
         # the sum less its largest term, which is 1: of a posterior all but certain nothing else would be left
         posterior = logits.exp().scatter_(1, best[:, None], 0.0)
         others = posterior.sum(dim=-1)
@@ -128,7 +130,7 @@ def forward(
         sample_total = sample.sum(dim=-1)
         torch.mm(sample, problem.codebook, out=quantized[block])
         quantized[block] /= sample_total[:, None]
-        statistics[0, block] = offset + log_total
+        statistics[0, block] = top.double() + log_total
         # of the noisy logits less log p: small, whatever the logits are
         statistics[1, block] = noisy_top + sample_total.log() - log_total / temperature
     return quantized, entropy, indices, posterior_sum, statistics
@@ -149,7 +151,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`."""
     problem, size = Problem(z, codebook, weight, kind), len(codebook)
-    logits_of = _Logits(problem)
+    logits_of, drawn = _Logits(problem), Noise(seed, len(z), size)
     exact = logits_of.exact
     mixtures = None if exact is None else exact.columns_at(quantized.double())
     grad_rows = torch.empty_like(problem.rows if exact is None else exact.rows)
@@ -159,9 +161,9 @@ def backward(
     sample_normaliser = statistics[1].to(z.dtype)[:, None]
     for start in range(0, len(z), block_rows(size)):
         block = slice(start, min(start + block_rows(size), len(z)))
-        log_posterior, _ = logits_of(block, statistics[0, block])
-        noisy = noise.gumbel(seed, block.start, block.stop, size, z.dtype).add_(log_posterior).div_(temperature)
-        chosen = noisy.argmax(dim=-1, keepdim=True)
+        log_posterior = logits_of.less_normaliser(block, statistics[0, block])
+        noisy = torch.sub(log_posterior, drawn.log_exponential(block, z.dtype)).div_(temperature)
+        chosen = noisy.max(dim=-1, keepdim=True).indices
         sample = noisy.sub_(sample_normaliser[block]).exp_()
         grad_codebook.addmm_(sample.T, grad_quantized[block])
         grad_logits = grad_quantized[block] @ problem.codebook.T
@@ -190,24 +192,27 @@ def backward(
 
 
 class _Logits:
-    """Makes the logits of a block of rows, less an offset a row that keeps them small where they matter."""
+    """Makes the logits of a block of rows."""
 
     def __init__(self, problem: Problem):
         self.problem = problem
         self.precise = problem.needs_float64()
         self.exact = problem.in_float64() if self.precise.any() else None
 
-    def __call__(self, block: slice, offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(n, K) logits less ``offset`` (n,) float64, by default the largest; and the offset."""
+    def __call__(self, block: slice) -> Tensor:
+        """(n, K) logits, float64 where needed."""
         problem = self.exact if self.exact is not None and self.precise[block].any() else self.problem
-        scale = problem.scale
         logits = torch.addmm(problem.bias, problem.rows[block], problem.columns.T)
         if not problem.diagonal:
-            logits *= scale if len(scale) == 1 else scale[block]
-        if offset is None:
-            offset = logits.amax(dim=-1).double()
-        high = offset.to(logits.dtype)
+            logits *= problem.scale if len(problem.scale) == 1 else problem.scale[block]
+        return logits
+
+    def less_normaliser(self, block: slice, normaliser: Tensor) -> Tensor:
+        """(n, K) log-posterior, of the dtype of z, ``normaliser`` (n,) being float64."""
+        logits = self(block)
+        high = normaliser.to(logits.dtype)
         logits -= high[:, None]
-        if offset.dtype != logits.dtype:
-            logits -= (offset - high).to(logits.dtype)[:, None]
-        return logits.to(self.problem.z.dtype), offset
+        if logits.dtype != normaliser.dtype:
+            # what float32 loses of the normaliser would be lost in every posterior of the row
+            logits -= (normaliser - high).to(logits.dtype)[:, None]
+        return logits.to(self.problem.z.dtype)

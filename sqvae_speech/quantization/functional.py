@@ -15,6 +15,14 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def row_blocks(rows: Tensor, codebook_size: int) -> list[slice]:
+    """Blocks of ``rows`` (N, *) whose logits take 16 MB; while compiling, when N may be a symbol, one of them all."""
+    if torch.compiler.is_compiling():
+        return [slice(None)]
+    step = max(1, (1 << 22) // codebook_size)
+    return [slice(start, start + step) for start in range(0, max(len(rows), 1), step)]
+
+
 def centre(codebook: Tensor) -> Tensor:
     """The mean code (D,), detached. Both sides of a distance are reduced by it: a common offset would cost digits."""
     return codebook.detach().mean(dim=0)

@@ -77,7 +77,7 @@ def stochastic_quantize(
         temperature: of the relaxation, > 0.
         seed: (1,) int64 on the device of z, of the noise; drawn from the default generator when None.
         mask: (N,) bool, True = real; only ``posterior_sum`` depends on it.
-        backend: one of :data:`BACKENDS`, or None for :func:`choose_backend`.
+        backend: one of :data:`BACKENDS`, or None for what the environment variable asks for, else the fastest.
 
     Raises:
         ValueError: an unknown kind or backend, or a backend that cannot run here.
@@ -85,26 +85,33 @@ def stochastic_quantize(
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     seed = noise.draw_seed(z.device) if seed is None else seed
-    backend = choose_backend(z, backend)
+    backend = requested_backend(backend)
     if backend == "reference":
         return _reference(z, codebook, weight, seed, mask, temperature, kind)
-    centred, *rest = _operator(z, codebook, weight, seed, mask, temperature, kind, backend)[:5]
+    # A graph is compiled anew for another number, and this one changes with every step. As a factor of a tensor (and
+    # not as what torch.full fills in) it becomes an input of the graph.
+    temperature_ = torch.ones(1, dtype=torch.float64) * temperature
+    centred, *rest = _operator(z, codebook, weight, seed, mask, temperature_, kind, backend)[:5]
     return FusedOutput(_uncentred(centred, codebook, kind), centred, *rest)
 
 
-def choose_backend(z: Tensor, requested: str | None = None) -> str:
-    """The backend for latents like ``z``: the one asked for, else the environment variable's, else the fastest.
+def requested_backend(name: str | None = None) -> str | None:
+    """The backend that ``name``, or else the environment variable, asks for; None for the fastest."""
+    return check_backend(name) or check_backend(os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE)
+
+
+def choose_backend(device: torch.device, name: str | None = None) -> str:
+    """``name`` if it can run on ``device``; if it is None, the fastest that can.
 
     Raises:
-        ValueError: an unknown backend, or one that cannot run on the device of z.
+        ValueError: it cannot run there.
     """
-    name = check_backend(requested) or check_backend(os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE)
     if name is None:
-        candidates = ("triton", "torch") if z.is_cuda else ("native", "torch")
-        return next(name for name in candidates if unavailable(name, z.device) is None)
-    reason = unavailable(name, z.device)
+        candidates = ("triton", "torch") if device.type == "cuda" else ("native", "torch")
+        return next(name for name in candidates if unavailable(name, device) is None)
+    reason = unavailable(name, device)
     if reason is not None:
-        raise ValueError(f"quantizer backend {name!r} cannot run on {z.device}: {reason}; use backend='auto'")
+        raise ValueError(f"quantizer backend {name!r} cannot run on {device}: {reason}; use backend='auto'")
     return name
 
 
@@ -176,11 +183,13 @@ def _operator(
     weight: Tensor,
     seed: Tensor,
     mask: Tensor | None,
-    temperature: float,
+    temperature: Tensor,
     kind: str,
-    backend: str,
+    backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    quantized, *rest, statistics = _module(backend).forward(z, codebook, weight, seed, mask, temperature, kind)
+    # chosen in here, not by the caller: a compiled graph cannot look for compilers
+    module = _module(choose_backend(z.device, backend))
+    quantized, *rest, statistics = module.forward(z, codebook, weight, seed, mask, float(temperature), kind)
     if kind == "gaussian":
         z = z - functional.centre(codebook)
     divergence = functional.DIVERGENCES[kind](z, quantized, weight)
@@ -203,9 +212,9 @@ def _backward_operator(
     codebook: Tensor,
     weight: Tensor,
     seed: Tensor,
-    temperature: float,
+    temperature: Tensor,
     kind: str,
-    backend: str,
+    backend: str | None,
     quantized: Tensor,
     entropy: Tensor,
     statistics: Tensor,
@@ -222,8 +231,9 @@ def _backward_operator(
         direct_weight = direct_weight.sum(dim=-1, keepdim=True)
     direct_weight *= grad_divergence[:, None]
     outputs = (quantized, entropy, statistics)
-    grad_z, grad_codebook, grad_weight = _module(backend).backward(
-        grad_quantized - to_quantized, grad_entropy, z, codebook, weight, seed, temperature, kind, *outputs
+    module = _module(choose_backend(z.device, backend))
+    grad_z, grad_codebook, grad_weight = module.backward(
+        grad_quantized - to_quantized, grad_entropy, z, codebook, weight, seed, float(temperature), kind, *outputs
     )
     return grad_z.add_(direct), grad_codebook, grad_weight + direct_weight.sum_to_size(weight.shape)
 
@@ -234,15 +244,15 @@ def _(grad_quantized, grad_divergence, grad_entropy, z, codebook, weight, *_):
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
-    z, codebook, weight, seed, _, ctx.temperature, ctx.kind, ctx.backend = inputs
+    z, codebook, weight, seed, _, temperature, ctx.kind, ctx.backend = inputs
     quantized, _, entropy, indices, posterior_sum, statistics = output
     ctx.mark_non_differentiable(indices, posterior_sum, statistics)
-    ctx.save_for_backward(z, codebook, weight, seed, quantized, entropy, statistics)
+    ctx.save_for_backward(z, codebook, weight, seed, temperature, quantized, entropy, statistics)
 
 
 def _differentiate(ctx, grad_quantized, grad_divergence, grad_entropy, *_):
-    z, codebook, weight, seed, quantized, entropy, statistics = ctx.saved_tensors
-    options = (seed, ctx.temperature, ctx.kind, ctx.backend)
+    z, codebook, weight, seed, temperature, quantized, entropy, statistics = ctx.saved_tensors
+    options = (seed, temperature, ctx.kind, ctx.backend)
     grads = (grad.contiguous() for grad in (grad_quantized, grad_divergence, grad_entropy))
     return *_backward_operator(*grads, z, codebook, weight, *options, quantized, entropy, statistics), *(None,) * 5
 

@@ -37,23 +37,41 @@ def row_keys(seed: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
     return _signed(first), _signed(second)
 
 
+class Noise:
+    """The noise of ``num_rows`` rows and ``codebook_size`` codes, drawn block by block.
+
+    What depends on a row or a code alone is hashed once: for the small blocks of a cache these steps would cost more
+    than the draw.
+    """
+
+    def __init__(self, seed: Tensor, num_rows: int, codebook_size: int):
+        self.first, self.second = row_keys(seed, 0, num_rows)
+        codes = torch.arange(codebook_size, dtype=torch.int64, device=seed.device)
+        self.codes = _signed((codes * WEYL) & 0xFFFFFFFF)
+
+    def uniform(self, block: slice, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform numbers in the open interval (0, 1), multiples of 2^-24: (n, K) of ``dtype`` for n rows."""
+        x = self.first[block] + self.codes
+        # int32 shifts keep the sign, hence the masks
+        scratch = torch.bitwise_right_shift(x, 16).bitwise_and_(0xFFFF)
+        x.bitwise_xor_(scratch).mul_(_as_int32(M1)).bitwise_xor_(self.second[block])
+        torch.bitwise_right_shift(x, 15, out=scratch).bitwise_and_(0x1FFFF)
+        x.bitwise_xor_(scratch).mul_(_as_int32(M2))
+        return x.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).to(dtype).add_(0.5).mul_(2.0**-23)
+
+    def log_exponential(self, block: slice, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The logarithm of exponential noise, (n, K) of ``dtype``: Gumbel(0, 1) noise with its sign turned."""
+        return self.uniform(block, dtype).log_().neg_().log_()
+
+
 def gumbel(seed: Tensor, start: int, stop: int, codebook_size: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Gumbel(0, 1) noise of rows ``start`` to ``stop``, (stop - start, K) of ``dtype``."""
-    return uniform(seed, start, stop, codebook_size, dtype).log_().neg_().log_().neg_()
+    return Noise(seed, stop, codebook_size).log_exponential(slice(start, stop), dtype).neg_()
 
 
 def uniform(seed: Tensor, start: int, stop: int, codebook_size: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Uniform numbers in the open interval (0, 1), multiples of 2^-24: (stop - start, K) of ``dtype``."""
-    first, second = row_keys(seed, start, stop)
-    codes = torch.arange(codebook_size, dtype=torch.int64, device=seed.device)
-    x = _signed((codes * WEYL) & 0xFFFFFFFF) + first
-    # int32 shifts keep the sign, hence the masks
-    x ^= (x >> 16).bitwise_and_(0xFFFF)
-    x *= _as_int32(M1)
-    x ^= second
-    x ^= (x >> 15).bitwise_and_(0x1FFFF)
-    x *= _as_int32(M2)
-    return x.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).to(dtype).add_(0.5).mul_(2.0**-23)
+    return Noise(seed, stop, codebook_size).uniform(slice(start, stop), dtype)
 
 
 def _mix(x: Tensor) -> Tensor:

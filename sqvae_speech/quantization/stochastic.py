@@ -39,6 +39,10 @@ class Prepared(NamedTuple):
         """(K, D) vectors less the centre."""
         return self.vectors if self.centre is None else self.vectors - self.centre
 
+    def rows(self, block: slice) -> "Prepared":
+        weight = self.weight if self.weight.shape[0] == 1 else self.weight[block]
+        return self._replace(latents=self.latents[block], weight=weight)
+
 
 class Draw(NamedTuple):
     """A code of every row, relaxed or hard.
@@ -106,13 +110,22 @@ class StochasticQuantizer(Quantizer):
         return functional.LOGITS[self.kind](z, codebook, weight)
 
     def _draw(self, prepared: Prepared, mask: Tensor | None, temperature: float, sample: bool) -> Draw:
-        z, vectors, weight, _ = prepared
         if sample and self.training:
+            z, vectors, weight, _ = prepared
             out = stochastic_quantize(
                 z, vectors, weight, kind=self.kind, temperature=temperature, mask=mask, backend=self.backend
             )
             return Draw(out.quantized, out.centred, out.divergence, out.indices, out.entropy, out.posterior_sum)
-        logits = self._logits(z, vectors, weight)
+        draws = [
+            self._draw_codes(prepared.rows(block), None if mask is None else mask[block], sample)
+            for block in functional.row_blocks(prepared.latents, self.codebook_size)
+        ]
+        *columns, posteriors = zip(*draws, strict=True)
+        return Draw._make((*map(torch.cat, columns), torch.stack(posteriors).sum(dim=0)))
+
+    def _draw_codes(self, prepared: Prepared, mask: Tensor | None, sample: bool) -> Draw:
+        """The most probable codes, or with ``sample`` codes drawn from the posterior."""
+        logits = self._logits(*prepared[:3])
         indices = logits.argmax(dim=-1)
         chosen = (logits + functional.gumbel_noise(logits)).argmax(dim=-1) if sample else indices
         posterior = logits.detach().softmax(dim=-1)
@@ -120,9 +133,9 @@ class StochasticQuantizer(Quantizer):
             posterior = posterior.masked_fill(~mask[:, None], 0.0)
         centred = F.embedding(chosen, prepared.codebook)
         return Draw(
-            quantized=F.embedding(chosen, vectors),
+            quantized=F.embedding(chosen, prepared.vectors),
             centred=centred,
-            divergence=functional.DIVERGENCES[self.kind](prepared.z, centred, weight),
+            divergence=functional.DIVERGENCES[self.kind](prepared.z, centred, prepared.weight),
             indices=indices,
             entropy=functional.entropy(logits),
             posterior=posterior.sum(dim=0),
@@ -150,4 +163,6 @@ class StochasticQuantizer(Quantizer):
         return self._logits(*self._prepared(rows)[:3]).softmax(dim=-1)
 
     def _nearest(self, rows: Rows) -> Tensor:
-        return self._logits(*self._prepared(rows)[:3]).argmax(dim=-1)
+        prepared = self._prepared(rows)
+        blocks = functional.row_blocks(rows.z, self.codebook_size)
+        return torch.cat([self._logits(*prepared.rows(block)[:3]).argmax(dim=-1) for block in blocks])

@@ -111,7 +111,10 @@ class VectorQuantizer(Quantizer):
     def _nearest(self, rows: Rows) -> Tensor:
         with torch.no_grad():
             codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)
-            return functional.squared_distances(rows.z, codebook).argmin(dim=-1)
+            blocks = functional.row_blocks(rows.z, self.codebook_size)
+            return torch.cat(
+                [functional.squared_distances(rows.z[block], codebook).argmin(dim=-1) for block in blocks]
+            )
 
     def describe(self) -> str:
         return f"VectorQuantizer(codebook_update={self.codebook_update!r})"
