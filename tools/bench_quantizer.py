@@ -1,0 +1,311 @@
+#!/usr/bin/env python3
+"""Time and memory of a training step of every quantizer, against the plain formulation and other people's code.
+
+    OMP_NUM_THREADS=2 python tools/bench_quantizer.py --official DIR --output benchmarks/results/cpu
+
+writes cpu.md, cpu.json and cpu.png. DIR is a checkout of the published code (github.com/sony/sqvae).
+
+Times are medians of steps (forward and backward) that the contenders of one problem take in turn, in one process,
+once with glibc's allocator as it is and once with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ raised ("pinned"),
+which keeps freed memory. Memory is the peak of resident memory above what was there before the first step, in a
+process of its own; on a GPU, what torch counts.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+PINNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
+
+
+def main() -> int:
+    args = parse_args()
+    if args.child:
+        request = json.loads(args.child)
+        print(json.dumps(TASKS[request.pop("task")](**request)))
+        return 0
+    cases = measure(args)
+    document = {"machine": machine(args), "settings": vars(args), "cases": cases}
+    if args.large:
+        document["large"] = child(
+            args, "memory", name="ours", problem=problem_of(args, "diagonal", 65536, rows=32768)
+        )
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write(args.output.with_suffix(".json"), json.dumps(document, indent=1, default=str) + "\n")
+    write(args.output.with_suffix(".md"), report(document))
+    plot(document, args.output.with_suffix(".png"))
+    print(report(document))
+    return 0
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", type=Path, help="checkout of the published code")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/quantizer"), help="without suffix")
+    parser.add_argument("--kinds", default="global,position,diagonal,vmf,vq")
+    parser.add_argument("--sizes", default="512,1024,2048,4096", help="codebook sizes K")
+    parser.add_argument("--rows", type=int, default=4096, help="N, a multiple of 64")
+    parser.add_argument("--dim", type=int, default=64, help="D")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seconds", type=float, default=12.0, help="for the steps of one problem, of all contenders")
+    parser.add_argument("--memory-limit", type=float, default=12.0, help="GB; contenders that need more are left out")
+    parser.add_argument("--no-large", dest="large", action="store_false", help="leave out N = 32,768, K = 65,536")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out memory")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def problem_of(args: argparse.Namespace, kind: str, size: int, rows: int | None = None) -> dict[str, Any]:
+    official = None if args.official is None else str(args.official.resolve())
+    rows = rows or args.rows
+    return {"kind": kind, "rows": rows, "dim": args.dim, "size": size, "device": args.device, "official": official}
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from bench_contenders import Problem, contenders, needed_bytes
+
+    cases = []
+    allocations = {"default": {}, "pinned": PINNED} if args.device == "cpu" else {"default": {}}
+    for kind in args.kinds.split(","):
+        for size in map(int, args.sizes.split(",")):
+            problem = problem_of(args, kind, size)
+            fit = {
+                name: needed_bytes(name, Problem(**problem)) <= args.memory_limit * 1e9
+                for name in contenders(Problem(**problem))
+            }
+            names = [name for name, fits in fit.items() if fits]
+            times = {
+                allocation: child(args, "times", environment, names=names, problem=problem, seconds=args.seconds)
+                for allocation, environment in allocations.items()
+            }
+            for name, fits in fit.items():
+                case = {"kind": kind, "size": size, "name": name, "fits": fits}
+                if fits:
+                    case |= {allocation: times[allocation][name] for allocation in allocations}
+                    if args.memory:
+                        case["memory_mb"] = child(args, "memory", name=name, problem=problem)["memory_mb"]
+                cases.append(case)
+                print(case, file=sys.stderr, flush=True)
+    return cases
+
+
+def child(args: argparse.Namespace, task: str, environment: dict[str, str] | None = None, **request: Any) -> Any:
+    """What ``task`` gives in a process of its own."""
+    command = [sys.executable, __file__, "--child", json.dumps({"task": task, **request})]
+    done = subprocess.run(command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{task} of {request} failed")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_times(names: list[str], problem: dict[str, Any], seconds: float) -> dict[str, dict[str, float]]:
+    """Milliseconds of a step of each, taken in turn."""
+    from bench_contenders import CONTENDERS, Problem
+
+    steps = {name: CONTENDERS[name](Problem(**problem)) for name in names}
+    wait = synchronizer(problem["device"])
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for step in steps.values():  # compile, autotune, warm caches
+        step()
+        step()
+        wait()
+    due = list(names)
+    while due:
+        for name in due:
+            start = time.perf_counter()
+            steps[name]()
+            wait()
+            taken[name].append(time.perf_counter() - start)
+        due = [name for name in due if len(taken[name]) < 3 or sum(taken[name]) < seconds / len(names)]
+    return {
+        name: {"median_ms": 1e3 * statistics.median(values), "min_ms": 1e3 * min(values), "steps": len(values)}
+        for name, values in taken.items()
+    }
+
+
+def run_memory(name: str, problem: dict[str, Any]) -> dict[str, float]:
+    """The peak of memory above what is there before the step, in MB, and the seconds that a second step takes."""
+    import torch
+    from bench_contenders import CONTENDERS, Problem
+
+    small = Problem(**problem).with_(rows=64, size=min(problem["size"], 64))
+    CONTENDERS[name](small)()  # libraries, thread pools, compilers
+    step, wait = CONTENDERS[name](Problem(**problem)), synchronizer(problem["device"])
+    if problem["device"] == "cpu":
+        before = reset_peak()
+        step()
+        memory = peak() - before
+    else:
+        wait()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        wait()
+        memory = (torch.cuda.max_memory_allocated() - before) / 1e6
+    start = time.perf_counter()
+    step()
+    wait()
+    return {"memory_mb": memory, "seconds": time.perf_counter() - start, "total_mb": peak()}
+
+
+TASKS = {"times": run_times, "memory": run_memory}
+
+
+def synchronizer(device: str) -> Any:
+    import torch
+
+    return (lambda: None) if device == "cpu" else torch.cuda.synchronize
+
+
+def reset_peak() -> float:
+    """Forget the peak of resident memory so far; return what is resident now, in MB (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def peak() -> float:
+    return resident("VmHWM")
+
+
+def resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
+
+
+def machine(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from sqvae_speech.quantization.fused import choose_backend
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    device = torch.device(args.device)
+    processor = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return {
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+        "threads": torch.get_num_threads(),
+        "backend": choose_backend(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load_average": os.getloadavg(),
+        "product_gflops": product_rate(args.device),
+    }
+
+
+def product_rate(device: str) -> float:
+    """Billions of float32 operations a second of a matrix product of the problem's shape, the best of some."""
+    import torch
+
+    a, b = torch.randn(4096, 64, device=device), torch.randn(64, 4096, device=device)
+    wait, best = synchronizer(device), float("inf")
+    for _ in range(30):
+        start = time.perf_counter()
+        a @ b
+        wait()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 4096 * 4096 * 64 / best / 1e9
+
+
+def report(document: dict[str, Any]) -> str:
+    """The tables in Markdown."""
+    facts, settings = document["machine"], document["settings"]
+    lines = [
+        "# Quantizers: time and memory of a training step",
+        "",
+        f"Forward and backward, N = {settings['rows']}, D = {settings['dim']}, float32. {facts['processor']}, "
+        f"{facts['threads']} threads, PyTorch {facts['torch']}, backend `{facts['backend']}`; load average at the end "
+        f"{facts['load_average'][0]:.1f}. Medians in ms. Ratios are to ours: above 1, ours is faster, or smaller. "
+        "*Pinned*: freed memory is kept by the allocator (see tools/bench_quantizer.py). *% of products*: what the "
+        "matrix products of the step would take alone, at the rate of one large float32 product.",
+        "",
+        "| kind | K | | default, ms | ratio | pinned, ms | ratio | memory, MB | ratio | % of products |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    ours = {(case["kind"], case["size"]): case for case in document["cases"] if case["name"] == "ours"}
+    for case in document["cases"]:
+        base = ours[case["kind"], case["size"]]
+        cells = [case["kind"], str(case["size"]), case["name"]]
+        for allocation in ("default", "pinned"):
+            cells += (
+                pair(median(case, allocation), median(base, allocation), 1) if case["fits"] else ["does not fit", ""]
+            )
+        cells += pair(case.get("memory_mb"), base.get("memory_mb"), 0)
+        cells.append(share_of_products(case, document) if case["name"] == "ours" else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    if "large" in document:
+        large = document["large"]
+        lines += [
+            "",
+            f"Diagonal, N = 32,768, K = 65,536 (an N x K array would be 8.6 GB): {large['seconds']:.1f} s a step, "
+            f"{large['memory_mb']:.0f} MB above the inputs, {large['total_mb']:.0f} MB for the whole process.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def median(case: dict[str, Any], allocation: str) -> float | None:
+    return case[allocation]["median_ms"] if allocation in case else None
+
+
+def pair(value: float | None, base: float | None, digits: int) -> list[str]:
+    if value is None or base is None:
+        return ["", ""]
+    return [f"{value:,.{digits}f}", f"{value / base:.2f}" if base > 0 else ""]
+
+
+def share_of_products(case: dict[str, Any], document: dict[str, Any]) -> str:
+    """How much of the step the matrix products alone would take at the rate of one large product."""
+    settings = document["settings"]
+    # of N x K x D: forward 2, backward 5; a diagonal covariance doubles the width of four of them
+    products = {"diagonal": 11, "vq": 1}.get(case["kind"], 7)
+    operations = products * 2.0 * settings["rows"] * settings["dim"] * case["size"]
+    seconds = (median(case, "pinned") or median(case, "default") or 0.0) / 1e3
+    return f"{100 * operations / seconds / 1e9 / document['machine']['product_gflops']:.0f}"
+
+
+def plot(document: dict[str, Any], path: Path) -> None:
+    """Time and memory against K, a column a kind."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(case["kind"] for case in document["cases"]))
+    figure = Figure(figsize=(3.2 * len(kinds), 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(kinds), sharex=True, sharey="row", squeeze=False)
+    for column, kind in enumerate(kinds):
+        cases = [case for case in document["cases"] if case["kind"] == kind and case["fits"]]
+        for name in dict.fromkeys(case["name"] for case in cases):
+            own = [case for case in cases if case["name"] == name]
+            sizes = [case["size"] for case in own]
+            axes[0, column].plot(sizes, [median(case, "default") for case in own], marker="o", label=name)
+            axes[1, column].plot(sizes, [case.get("memory_mb", float("nan")) for case in own], marker="o")
+        axes[0, column].set_title(kind)
+        axes[0, column].legend(fontsize=6)
+        axes[1, column].set_xlabel("K")
+        for axis in axes[:, column]:
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("ms, forward and backward")
+    axes[1, 0].set_ylabel("memory, MB")
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.replace(path)
+
+
+def write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
