@@ -6,9 +6,9 @@
 writes cpu.md, cpu.json and cpu.png. DIR is a checkout of the published code (github.com/sony/sqvae).
 
 Times are medians of steps (forward and backward) that the contenders of one problem take in turn, in one process,
-once with glibc's allocator as it is and once with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ raised ("pinned"),
-which keeps freed memory. Memory is the peak of resident memory above what was there before the first step, in a
-process of its own; on a GPU, what torch counts.
+once with glibc's allocator as it is and once with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ raised
+("pinned"), which keeps freed memory. Memory is the peak of resident memory above what was there before the first
+step, in a process of its own; on a GPU, what torch counts.
 """
 
 import argparse
@@ -223,7 +223,7 @@ def report(document: dict[str, Any]) -> str:
         "",
         f"Forward and backward, N = {settings['rows']}, D = {settings['dim']}, float32. {facts['processor']}, "
         f"{facts['threads']} threads, PyTorch {facts['torch']}, backend `{facts['backend']}`; load average at the end "
-        f"{facts['load_average'][0]:.1f}. Medians in ms. Ratios are to ours: above 1, ours is faster, or smaller. "
+        f"{facts['load_average'][0]:.1f}. Medians in ms. Ratios are to ours: above 1, ours is faster or smaller. "
         "*Pinned*: freed memory is kept by the allocator (see tools/bench_quantizer.py). *% of products*: what the "
         "matrix products of the step would take alone, at the rate of one large float32 product.",
         "",
