@@ -223,7 +223,7 @@ def report(document: dict[str, Any]) -> str:
         "",
         f"Forward and backward, N = {settings['rows']}, D = {settings['dim']}, float32. {facts['processor']}, "
         f"{facts['threads']} threads, PyTorch {facts['torch']}, backend `{facts['backend']}`; load average at the end "
-        f"{facts['load_average'][0]:.1f}. Medians in ms. Ratios are to ours: above 1, ours is faster or smaller. "
+        f"{facts['load_average'][0]:.1f}. Medians in ms. Ratios are to ours: above 1, ours is better. "
         "*Pinned*: freed memory is kept by the allocator (see tools/bench_quantizer.py). *% of products*: what the "
         "matrix products of the step would take alone, at the rate of one large float32 product.",
         "",
