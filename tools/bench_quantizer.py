@@ -222,7 +222,7 @@ def report(document: dict[str, Any]) -> str:
         "# Quantizers: time and memory of a training step",
         "",
         f"Forward and backward, N = {settings['rows']}, D = {settings['dim']}, float32. {facts['processor']}, "
-        f"{facts['threads']} threads, PyTorch {facts['torch']}, backend `{facts['backend']}`; load average at the end "
+        f"{facts['threads']} threads, PyTorch {facts['torch']}, backend `{facts['backend']}`; load at the end "
         f"{facts['load_average'][0]:.1f}. Medians in ms. Ratios are to ours: above 1, ours is better. "
         "*Pinned*: freed memory is kept by the allocator (see tools/bench_quantizer.py). *% of products*: what the "
         "matrix products of the step would take alone, at the rate of one large float32 product.",
