@@ -199,11 +199,24 @@ class ResidualQuantizer(Quantizer):
         kl_continuous = rows.total(0.5 * (error.square() / variance).sum(dim=-1)) / rows.batch_size
         with torch.no_grad():
             log_variance = variance.log().mean(dim=-1).expand(len(rows.z))
+            geometric_mean = torch.exp(rows.total(log_variance) / rows.num_real())
+            # of the sum of one code a stage, whose variances add
+            spread = (
+                torch.stack(
+                    [
+                        self._stage(n).get_parameter("codebook").var(dim=0, correction=0)
+                        for n in range(self.num_stages)
+                    ]
+                )
+                .mean(dim=-1)
+                .sum()
+            )
             report = {
                 **metrics.combine_codebooks(reports),
                 "kl_discrete": kl_discrete,
                 "kl_continuous": kl_continuous,
-                "variance": torch.exp(rows.total(log_variance) / rows.num_real()),
+                "variance": geometric_mean,
+                "relative_variance": geometric_mean / spread.clamp(min=1e-12),
             }
         return QuantizerOutput(quantized, torch.stack(indices, dim=-1), kl_discrete + kl_continuous, report)
 

@@ -197,7 +197,8 @@ def test_odd_sizes(covariance: str, shape: tuple[int, int, int]) -> None:
 @interpreted
 def test_the_operator_is_what_compilers_are_told() -> None:
     z, codebook, weight = (x.float() for x in problem("gaussian", "position", rows=5, codes=7, dim=3))
-    arguments = (z, codebook, weight, torch.tensor([SEED]), None, 0.7, "gaussian", "triton")
+    temperature = torch.tensor([0.7], dtype=torch.float64)
+    arguments = (z, codebook, weight, torch.tensor([SEED]), None, temperature, "gaussian", "triton")
     torch.library.opcheck(fused._operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
