@@ -201,16 +201,7 @@ class ResidualQuantizer(Quantizer):
             log_variance = variance.log().mean(dim=-1).expand(len(rows.z))
             geometric_mean = torch.exp(rows.total(log_variance) / rows.num_real())
             # of the sum of one code a stage, whose variances add
-            spread = (
-                torch.stack(
-                    [
-                        self._stage(n).get_parameter("codebook").var(dim=0, correction=0)
-                        for n in range(self.num_stages)
-                    ]
-                )
-                .mean(dim=-1)
-                .sum()
-            )
+            spread = self.decoding_codebook().var(dim=1, correction=0).mean(dim=-1).sum()
             report = {
                 **metrics.combine_codebooks(reports),
                 "kl_discrete": kl_discrete,
