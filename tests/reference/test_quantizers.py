@@ -199,16 +199,15 @@ def test_samples_follow_the_posterior(kind, training):
 
 
 # Variance, and the relative error that float32 may have in values and in gradients. Latents lie σ away from a code
-# that has neighbours within σ, so that the posterior is shared by several codes. With the square expanded, a logit is
-# rounded by about 6e-8 · |b|²/2σ², here 2e-3 at the smallest variance, whatever the offset of the codebook; the
-# gradient of log_var, a difference of such terms, is hit hardest.
-SMALL_VARIANCES = [(10.0, 5e-6, 1e-5), (0.1, 3e-5, 3e-4), (1e-2, 6e-5, 6e-3), (1e-3, 2e-4, 0.15)]
+# that has neighbours within σ, so that the posterior is shared by several codes. With the square expanded in float32, a
+# logit would be rounded by about 6e-8 · |b|²/2σ², here 2e-3 at the smallest variance.
+SMALL_VARIANCES = [(10.0, 1e-5), (0.1, 1e-4), (1e-2, 1e-4), (1e-3, 1e-4)]
 
 
-@pytest.mark.parametrize(("variance", "value_tolerance", "gradient_tolerance"), SMALL_VARIANCES)
+@pytest.mark.parametrize(("variance", "tolerance"), SMALL_VARIANCES)
 @pytest.mark.parametrize("offset", [0.0, 10.0], ids=["centred", "off-centre"])
 @pytest.mark.parametrize("kind", ["global", "sample", "position", "diagonal"])
-def test_float32_at_small_variances(kind, offset, variance, value_tolerance, gradient_tolerance):
+def test_float32_at_small_variances(kind, offset, variance, tolerance):
     size, dim, leading = 128, 64, (2, 40)
     torch.manual_seed(0)
     quantizer = GaussianQuantizer(size, dim, kind, init_variance=variance)
@@ -224,7 +223,7 @@ def test_float32_at_small_variances(kind, offset, variance, value_tolerance, gra
     expected, expected_grad = expected_stochastic(quantizer, batch, noise, 1.0)
     actual, actual_grad = actual_stochastic(quantizer, batch, torch.float32, 1.0, seed=9)
     assert expected.metrics["entropy"] > 0.1, "the posterior is one-hot: nothing is tested"
-    assert_close(actual.quantized, expected.quantized, value_tolerance, "quantized")
-    assert_close(actual.loss, expected.loss, value_tolerance, "loss")
+    assert_close(actual.quantized, expected.quantized, tolerance, "quantized")
+    assert_close(actual.loss, expected.loss, tolerance, "loss")
     for name, value in expected_grad.items():
-        assert_close(actual_grad[name], value, gradient_tolerance, f"gradient of {name}")
+        assert_close(actual_grad[name], value, tolerance, f"gradient of {name}")

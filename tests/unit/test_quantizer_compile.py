@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from sqvae_speech.quantization import GaussianQuantizer, Quantizer, VectorQuantizer, VmfQuantizer, functional
+from sqvae_speech.quantization import (
+    GaussianQuantizer,
+    GroupedQuantizer,
+    Quantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+    VmfQuantizer,
+    functional,
+)
 
 SIZE, DIM = 24, 4
 QUANTIZERS = {
@@ -15,6 +23,16 @@ QUANTIZERS = {
     "vmf": (lambda: VmfQuantizer(SIZE, DIM), None),
     "vq": (lambda: VectorQuantizer(SIZE, DIM), None),
     "vq gradient": (lambda: VectorQuantizer(SIZE, DIM, "gradient"), None),
+    "residual": (lambda: ResidualQuantizer([GaussianQuantizer(SIZE, DIM) for _ in range(3)]), (5, DIM)),
+    "residual vq, shared": (
+        lambda: ResidualQuantizer([VectorQuantizer(SIZE, DIM) for _ in range(3)], shared_codebook=True),
+        None,
+    ),
+    "stage dropout": (
+        lambda: ResidualQuantizer([GaussianQuantizer(SIZE, DIM, "global") for _ in range(3)], stage_dropout=0.5),
+        None,
+    ),
+    "grouped": (lambda: GroupedQuantizer([GaussianQuantizer(SIZE, DIM // 2) for _ in range(2)]), (5, DIM)),
 }
 
 
@@ -51,8 +69,7 @@ def test_compiles_whole_and_stays_compiled(name):
         for leaf in leaves:
             leaf.grad = None
         results.append((out.quantized.detach(), out.indices, out.loss.detach(), gradients))
-        if name == "vq":
-            quantizer.load_state_dict(build(name)[0].state_dict())
+        quantizer.load_state_dict(build(name)[0].state_dict())  # moving averages have moved
     torch.testing.assert_close(*results)
     # one graph for the first temperature, one for any
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
