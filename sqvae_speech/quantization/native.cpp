@@ -141,6 +141,15 @@ void add_transposed_times(const Problem& p, int n, int m, int k, const float* a,
     p.sgemm("N", "T", &m, &n, &k, &one, b, &m, a, &n, &one, c, &m);
 }
 
+// c (n, m) += a (m, n)^T, a cache line of `a` at a time
+void add_transposed(int64_t n, int64_t m, const float* a, float* c) {
+    for (int64_t first = 0; first < n; first += 16) {
+        const int64_t last = first + 16 < n ? first + 16 : n;
+        for (int64_t j = 0; j < m; j++)
+            for (int64_t i = first; i < last; i++) c[i * m + j] += a[j * n + i];
+    }
+}
+
 // out_k = scale (products_k + bias_k) - offset, the offset being the largest of them if none is given
 template <typename T>
 double shifted(int64_t size, T* products, const T* bias, float scale, const double* given, float* out) {
@@ -163,17 +172,22 @@ struct Block {
     double* products64;
     bool precise;
 
-    explicit Block(const Problem& problem) : p(problem), products64(0), precise(false) {
-        logits = (float*)malloc(sizeof(float) * p.block * p.size);
+    // `extra`: floats for every row of the block, and for one more, that the caller wants behind the logits
+    Block(const Problem& problem, int64_t extra) : p(problem), products64(0), precise(false) {
+        logits = (float*)malloc(sizeof(float) * (p.block * (p.size + extra) + extra));
         if (p.rows64) products64 = (double*)malloc(sizeof(double) * p.block * p.size);
     }
     ~Block() { free(logits); free(products64); }
 
     float scale(int64_t row) const { return p.scale[row * p.scale_stride]; }
 
-    void multiply(int64_t start, int n) {
+    // whether the block has rows that need float64; to be asked before anything else
+    bool begin(int64_t start, int n) {
         precise = false;
         for (int i = 0; i < n && p.rows64; i++) precise = precise || p.precise[start + i];
+        return precise;
+    }
+    void multiply(int64_t start, int n) {
         const int64_t first = start * p.width;
         if (precise) times_transposed(p, n, (int)p.size, (int)p.width, p.rows64 + first, p.columns64, products64);
         else times_transposed(p, n, (int)p.size, (int)p.width, p.rows + first, p.columns, logits);
@@ -269,11 +283,12 @@ extern "C" void stochastic_forward(const Problem* problem) {
     const int64_t blocks = (p.num_rows + p.block - 1) / p.block;
 #pragma omp parallel for num_threads(p.threads) schedule(static)
     for (int64_t thread = 0; thread < p.threads; thread++) {
-        Block block(p);
+        Block block(p, 0);
         float *sample = (float*)malloc(sizeof(float) * p.block * (p.size + 1)), *totals = sample + p.block * p.size;
         for (int64_t b = thread; b < blocks; b += p.threads) {
             const int64_t start = b * p.block;
             const int n = (int)(start + p.block < p.num_rows ? p.block : p.num_rows - start);
+            block.begin(start, n);
             block.multiply(start, n);
             for (int i = 0; i < n; i++) {
                 const double offset = block.shift(start, i, 0);
@@ -296,40 +311,55 @@ extern "C" void stochastic_backward(const Problem* problem) {
     const Problem& p = *problem;
     const int size = (int)p.size, dim = (int)p.dim, width = (int)p.width;
     const int64_t blocks = (p.num_rows + p.block - 1) / p.block;
-    // a thread's own sums: grad_codebook (K, D), grad_columns (K, E) where they are not the codebook's, grad_bias (K)
+    // A thread's own sums: grad_codebook (D, K), grad_bias (K), grad_columns (E, K) where they are not the codebook's.
+    // Transposed, since a product of few long rows is a quarter faster than one of many short ones.
     const bool shared = p.columns == p.codebook;
     const int64_t own = p.size * (dim + (shared ? 0 : width) + 1);
     float* sums = (float*)calloc(p.threads * own, sizeof(float));
+    // Where latents and gradients are multiplied with the same codes, theirs is one product: half the work of a small
+    // one is the packing of what they would share.
 #pragma omp parallel for num_threads(p.threads) schedule(static)
     for (int64_t thread = 0; thread < p.threads; thread++) {
-        Block block(p);
-        float *grads = (float*)malloc(sizeof(float) * (p.block + 1) * p.size), *sample = grads + p.block * p.size;
+        Block block(p, p.size);
+        float *sample = block.logits + 2 * p.block * p.size, *stacked = (float*)malloc(sizeof(float) * 2 * p.block * dim);
         float *grad_codebook = sums + thread * own, *bias = grad_codebook + p.size * dim;
         float* grad_columns = shared ? grad_codebook : bias + p.size;
         for (int64_t b = thread; b < blocks; b += p.threads) {
             const int64_t start = b * p.block;
             const int n = (int)(start + p.block < p.num_rows ? p.block : p.num_rows - start);
             const float *rows = p.rows + start * width, *outer = p.grad_quantized + start * dim;
-            block.multiply(start, n);
-            times_transposed(p, n, size, dim, outer, p.codebook, grads);
+            float* grads = block.logits + (int64_t)n * p.size;
+            if (shared) {
+                memcpy(stacked, rows, sizeof(float) * n * dim);
+                memcpy(stacked + n * dim, outer, sizeof(float) * n * dim);
+            }
+            if (!block.begin(start, n) && shared) {
+                times_transposed(p, 2 * n, size, dim, stacked, p.codebook, block.logits);
+            } else {
+                block.multiply(start, n);
+                times_transposed(p, n, size, dim, outer, p.codebook, grads);
+            }
             for (int i = 0; i < n; i++) {
                 block.shift(start, i, p.statistics + start + i);
                 backward_row(p, start + i, block.scale(start + i), block.logits + i * p.size, grads + i * p.size,
                              sample, bias);
             }
-            add_transposed_times(p, size, dim, n, grads, outer, grad_codebook);
-            add_transposed_times(p, size, width, n, block.logits, rows, grad_columns);
+            if (shared) {
+                add_transposed_times(p, dim, size, 2 * n, stacked, block.logits, grad_codebook);
+            } else {
+                add_transposed_times(p, dim, size, n, outer, grads, grad_codebook);
+                add_transposed_times(p, width, size, n, rows, block.logits, grad_columns);
+            }
             block.differentiate(start, n);
         }
-        free(grads);
+        free(stacked);
     }
     // in the order of the threads, so that a run can be repeated to the last bit
     for (int64_t thread = 0; thread < p.threads; thread++) {
         const float* part = sums + thread * own;
-        for (int64_t i = 0; i < p.size * dim; i++) p.grad_codebook[i] += part[i];
+        add_transposed(p.size, dim, part, p.grad_codebook);
         for (int64_t k = 0; k < p.size; k++) p.grad_bias[k] += part[p.size * dim + k];
-        if (!shared)
-            for (int64_t i = 0; i < p.size * width; i++) p.grad_columns[i] += part[p.size * (dim + 1) + i];
+        if (!shared) add_transposed(p.size, width, part + p.size * (dim + 1), p.grad_columns);
     }
     free(sums);
 }
