@@ -272,30 +272,35 @@ def share_of_products(case: dict[str, Any], document: dict[str, Any]) -> str:
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
-    """Time and memory against K, a column a kind."""
+    """Time (forward and backward) and memory against K, a column a kind."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    kinds = list(dict.fromkeys(case["kind"] for case in document["cases"]))
-    figure = Figure(figsize=(3.2 * len(kinds), 6), layout="constrained")
+    cases = [case for case in document["cases"] if case["fits"]]
+    kinds = list(dict.fromkeys(case["kind"] for case in cases))
+    quantities = {
+        "ms, default": lambda case: median(case, "default"),
+        "ms, pinned": lambda case: median(case, "pinned"),
+        "memory, MB": lambda case: case.get("memory_mb"),
+    }
+    quantities = {label: value for label, value in quantities.items() if value(cases[0]) is not None}
+    figure = Figure(figsize=(3.2 * len(kinds), 3 * len(quantities)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(kinds), sharex=True, sharey="row", squeeze=False)
+    axes = figure.subplots(len(quantities), len(kinds), sharex=True, sharey="row", squeeze=False)
     for column, kind in enumerate(kinds):
-        cases = [case for case in document["cases"] if case["kind"] == kind and case["fits"]]
-        for name in dict.fromkeys(case["name"] for case in cases):
-            own = [case for case in cases if case["name"] == name]
-            sizes = [case["size"] for case in own]
-            axes[0, column].plot(sizes, [median(case, "default") for case in own], marker="o", label=name)
-            axes[1, column].plot(sizes, [case.get("memory_mb", float("nan")) for case in own], marker="o")
-        axes[0, column].set_title(kind)
-        axes[0, column].legend(fontsize=6)
-        axes[1, column].set_xlabel("K")
-        for axis in axes[:, column]:
+        for axis, value in zip(axes[:, column], quantities.values(), strict=True):
+            own = [case for case in cases if case["kind"] == kind]
+            for name in dict.fromkeys(case["name"] for case in own):
+                points = [(case["size"], value(case)) for case in own if case["name"] == name]
+                axis.plot(*zip(*points, strict=True), marker="o", label=name)
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
             axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("ms, forward and backward")
-    axes[1, 0].set_ylabel("memory, MB")
+        axes[0, column].set_title(kind)
+        axes[0, column].legend(fontsize=6)
+        axes[-1, column].set_xlabel("K")
+    for axis, label in zip(axes[:, 0], quantities, strict=True):
+        axis.set_ylabel(label)
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, format="png", dpi=120)
     partial.replace(path)

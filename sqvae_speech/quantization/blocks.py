@@ -19,7 +19,8 @@ from torch import Tensor
 from sqvae_speech.quantization import functional
 from sqvae_speech.quantization.noise import Noise
 
-BLOCK_ELEMENTS = 1 << 16  # logits alive at once: a few such arrays fit in the second-level cache of one core
+# logits alive at once: fewer, and calling the operators costs more than they do; many more, and they leave the caches
+BLOCK_ELEMENTS = 1 << 17
 # the largest magnitude of the terms of a logit at which float32 products are good enough
 MAX_MAGNITUDE = 2e3
 

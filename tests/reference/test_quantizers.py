@@ -10,7 +10,7 @@ from gumbel_probe import drawn_noise
 from scipy import stats
 from torch import Tensor
 
-from sqvae_speech.quantization import GaussianQuantizer, VectorQuantizer, VmfQuantizer
+from sqvae_speech.quantization import GaussianQuantizer, VectorQuantizer, VmfQuantizer, fused
 
 SIZE, DIM = 13, 6
 LEADING = {"1-D": (3, 7), "2-D": (2, 3, 4)}
@@ -199,18 +199,22 @@ def test_samples_follow_the_posterior(kind, training):
 
 
 # Variance, and the relative error that float32 may have in values and in gradients. Latents lie σ away from a code
-# that has neighbours within σ, so that the posterior is shared by several codes. With the square expanded in float32, a
-# logit would be rounded by about 6e-8 · |b|²/2σ², here 2e-3 at the smallest variance.
+# that has neighbours within σ, so that the posterior is shared by several codes. With the square expanded in float32,
+# a logit would be rounded by about 6e-8 · |b|²/2σ², here 2e-3 at the smallest variance.
 SMALL_VARIANCES = [(10.0, 1e-5), (0.1, 1e-4), (1e-2, 1e-4), (1e-3, 1e-4)]
 
 
 @pytest.mark.parametrize(("variance", "tolerance"), SMALL_VARIANCES)
 @pytest.mark.parametrize("offset", [0.0, 10.0], ids=["centred", "off-centre"])
 @pytest.mark.parametrize("kind", ["global", "sample", "position", "diagonal"])
-def test_float32_at_small_variances(kind, offset, variance, tolerance):
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_float32_at_small_variances(kind, offset, variance, tolerance, backend):
+    reason = fused.unavailable(backend, torch.device("cpu"))
+    if reason is not None:
+        pytest.skip(reason)
     size, dim, leading = 128, 64, (2, 40)
     torch.manual_seed(0)
-    quantizer = GaussianQuantizer(size, dim, kind, init_variance=variance)
+    quantizer = GaussianQuantizer(size, dim, kind, init_variance=variance, backend=backend)
     with torch.no_grad():
         clusters = torch.randn(size // 4, 1, dim) + torch.randn(size // 4, 4, dim) * variance**0.5 * 0.3
         quantizer.codebook.copy_(clusters.reshape(size, dim) + offset)
