@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,27 @@ def results(requests: list[dict[str, Any]], environment: dict[str, str] | None =
 
 
 def in_forks(requests: list[dict[str, Any]]) -> list[Any]:
-    """Do tasks one after the other in forks of this process, which has imported what takes long, and done nothing."""
+    """Do tasks one after the other in forks of this process, which has imported what takes long, and done nothing.
+
+    Forked by the main thread: in the forks of another one, malloc would not use its main arena.
+    """
     import bench_contenders  # noqa: F401
 
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        return pool.map(run_task, requests, chunksize=1)
+    context = multiprocessing.get_context("fork")
+    found = []
+    for request in requests:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=run_task, args=(theirs, request))
+        process.start()
+        theirs.close()
+        found.append(ours.recv())
+        process.join()
+    return found
 
 
-def run_task(request: dict[str, Any]) -> Any:
-    return TASKS[request.pop("task")](**request)
+def run_task(pipe: Connection, request: dict[str, Any]) -> None:
+    task = TASKS[request.pop("task")]
+    pipe.send(task(**request))
 
 
 def run_times(names: list[str], problem: dict[str, Any], seconds: float) -> dict[str, dict[str, float]]:
