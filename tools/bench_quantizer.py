@@ -35,7 +35,7 @@ def main() -> int:
         print(json.dumps(in_forks(json.loads(args.child))))
         return 0
     cases = measure(args)
-    document = {"machine": machine(args), "settings": vars(args), "cases": cases}
+    document = {"machine": machine(args), "settings": settings(args), "cases": cases}
     if args.large:
         large = {"task": "memory", "name": "ours", "problem": problem_of(args, "diagonal", 65536, rows=32768)}
         document["large"] = results([large])[0]
@@ -62,6 +62,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out memory")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The options, without places on this machine."""
+    return {**vars(args), "official": args.official is not None, "output": args.output.name, "child": None}
 
 
 def problem_of(args: argparse.Namespace, kind: str, size: int, rows: int | None = None) -> dict[str, Any]:
@@ -255,7 +260,12 @@ def report(document: dict[str, Any]) -> str:
         f"{facts['threads']} threads, PyTorch {facts['torch']}, backend `{facts['backend']}`; load at the end "
         f"{facts['load_average'][0]:.1f}. Medians in ms. Ratios are to ours, in turn in the same process: above 1, "
         "ours is better. *Pinned*: freed memory is kept by the allocator (see tools/bench_quantizer.py). *% of "
-        "products*: what the matrix products of the step would take alone, at the rate of one large float32 product.",
+        "products*: what the matrix products of the step would take alone, at the rate of one large float32 product "
+        f"({facts['product_gflops']:.0f} GFLOP/s).",
+        "",
+        f"Command: `OMP_NUM_THREADS={facts['threads']} python tools/bench_quantizer.py --device {settings['device']} "
+        f"--kinds {settings['kinds']} --sizes {settings['sizes']} --seconds {settings['seconds']:g}"
+        f"{' --official DIR' if settings['official'] else ''} --output benchmarks/results/{settings['output']}`",
         "",
         "| kind | K | | default, ms | ratio | pinned, ms | ratio | memory, MB | ratio | % of products |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -306,9 +316,11 @@ def plot(document: dict[str, Any], path: Path) -> None:
     """Time (forward and backward) and memory against K, a column a kind."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     cases = [case for case in document["cases"] if case["fits"]]
     kinds = list(dict.fromkeys(case["kind"] for case in cases))
+    names = list(dict.fromkeys(case["name"] for case in cases))
     quantities = {
         "ms, default": lambda case: median(case, "default"),
         "ms, pinned": lambda case: median(case, "pinned"),
@@ -321,17 +333,19 @@ def plot(document: dict[str, Any], path: Path) -> None:
     for column, kind in enumerate(kinds):
         for axis, value in zip(axes[:, column], quantities.values(), strict=True):
             own = [case for case in cases if case["kind"] == kind]
-            for name in dict.fromkeys(case["name"] for case in own):
+            for number, name in enumerate(names):
                 points = [(case["size"], value(case)) for case in own if case["name"] == name]
-                axis.plot(*zip(*points, strict=True), marker="o", label=name)
+                if points:
+                    axis.plot(*zip(*points, strict=True), f"C{number}", marker="o")
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
             axis.grid(alpha=0.3)
         axes[0, column].set_title(kind)
-        axes[0, column].legend(fontsize=6)
         axes[-1, column].set_xlabel("K")
     for axis, label in zip(axes[:, 0], quantities, strict=True):
         axis.set_ylabel(label)
+    lines = [Line2D([], [], color=f"C{number}", marker="o") for number in range(len(names))]
+    figure.legend(lines, names, loc="outside lower center", ncols=len(names))
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, format="png", dpi=120)
     partial.replace(path)
