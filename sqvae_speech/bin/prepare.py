@@ -11,6 +11,7 @@ from sqvae_speech.bin._cli import ArgumentParser, run
 def get_parser() -> ArgumentParser:
     """Return the parser; one sub-command a corpus, each with the options that it has."""
     from sqvae_speech.data.corpora import CORPORA
+    from sqvae_speech.data.corpora.librispeech import TESTS
     from sqvae_speech.data.corpora.vctk import MICS
 
     parser = ArgumentParser(prog="sqvae-speech prepare", description="Write Kaldi data directories, one a split.")
@@ -30,6 +31,10 @@ def get_parser() -> ArgumentParser:
             sub.add_argument("--fraction", type=float, default=0.05, help="of each speaker, for dev and for test")
         if name == "vctk":
             sub.add_argument("--mic", choices=MICS, default=MICS[0], help="microphone, for the 0.92 layout")
+        if name == "librispeech":
+            sub.add_argument("--subsets", nargs="+", default=(), help="default: the training subsets that are there")
+            sub.add_argument("--test", choices=TESTS, default=TESTS[0], help="what the test split is made of")
+        if name in ("librispeech", "vctk"):
             sub.add_argument(
                 "--no-text", dest="require_text", action="store_false", help="take recordings without transcript too"
             )

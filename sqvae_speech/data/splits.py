@@ -1,4 +1,4 @@
-"""Dividing a corpus into train, dev and test so that every tested speaker is trained and no tested sentence is."""
+"""Dividing a corpus: no tested sentence is trained on, or no tested speaker; by hashes, the same on any machine."""
 
 import hashlib
 import math
@@ -38,8 +38,7 @@ def split_by_sentence(items: Iterable[Item], fraction: float = 0.05, seed: int =
     Raises:
         UserError: ``fraction`` outside 0 to 0.4.
     """
-    if not 0 <= fraction <= 0.4:
-        raise UserError(f"fraction {fraction} for dev and for test; legal are 0 to 0.4 (--fraction)")
+    _check_fraction(fraction)
     items = list(items)
     sentences: dict[str, list[Item]] = defaultdict(list)
     for item in items:
@@ -63,3 +62,28 @@ def split_by_sentence(items: Iterable[Item], fraction: float = 0.05, seed: int =
                 have.update(readers)
                 left.subtract(readers)
     return {item.utterance_id: split_of.get(item.sentence, "train") for item in items}
+
+
+def split_by_speaker(speakers: Iterable[str], fraction: float = 0.05, seed: int = 0) -> set[str]:
+    """Return the speakers to keep for test: about ``fraction`` of them, at least one, never all.
+
+    They are taken in the order of a hash of their name and ``seed``.
+
+    Args:
+        speakers: names, in any order and number.
+        fraction: part of the speakers; 0 to 0.4.
+        seed: another seed, other speakers.
+
+    Raises:
+        UserError: ``fraction`` outside 0 to 0.4, or fewer than two speakers.
+    """
+    names = sorted(set(speakers), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    _check_fraction(fraction)
+    if len(names) < 2:
+        raise UserError(f"speakers cannot be kept for test: there is only {', '.join(names) or 'none'}")
+    return set(names[: max(1, math.floor(fraction * len(names) + 0.5))])
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 <= fraction <= 0.4:
+        raise UserError(f"fraction {fraction} for dev and for test; legal are 0 to 0.4 (--fraction)")

@@ -101,6 +101,25 @@ def vctk_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def librispeech_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training speakers and a test speaker with five utterances each, in the layout of LibriSpeech."""
+    corpus = tmp_path_factory.mktemp("corpora") / "LibriSpeech"
+    for subset, speaker, pitch in (
+        ("train-clean-100", "19", 210.0),
+        ("train-clean-100", "198", 110.0),
+        ("test-clean", "61", 150.0),
+    ):
+        folder = corpus / subset / speaker / "7"
+        folder.mkdir(parents=True)
+        names = [f"{speaker}-7-{number:04d}" for number in range(5)]
+        for number, name in enumerate(names):
+            wav = voice(1.2 + 0.1 * number, 16000, pitch, int(pitch) + number)
+            soundfile.write(folder / f"{name}.flac", wav, 16000)
+        (folder / f"{speaker}-7.trans.txt").write_text("".join(f"{name} SOME WORDS\n" for name in names))
+    return corpus
+
+
+@pytest.fixture(scope="session")
 def fsdd_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two speakers with twelve recordings each of two digits, zipped as the Free Spoken Digit Dataset is."""
     path = tmp_path_factory.mktemp("corpora") / "fsdd.zip"

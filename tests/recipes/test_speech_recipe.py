@@ -222,3 +222,12 @@ def test_fsdd_from_zip_and_folder(recipe, fsdd_zip: Path, tmp_path: Path):
         indices = [tmp_path / kind / "dump" / "sqvae16k" / split / "index.json" for kind in ("zip", "folder")]
         sums = [[shard["sha256"] for shard in json.loads(index.read_text())["shards"]] for index in indices]
         assert sums[0] == sums[1], "the same features from both"
+
+
+def test_librispeech_scored_on_speakers_that_were_not_trained(recipe, librispeech_corpus: Path, tmp_path: Path):
+    options = ("--tag", "books", "--num-conversions", "1", "--prepare-args", "--test subsets", *STEPS)
+    run = recipe("librispeech", tmp_path, "--corpus", str(librispeech_corpus), "--target-speaker", "198", *options)
+    assert run.status == 0, run.errors
+    assert run.done == [0, 1, 2, 3, 4, 5, 6]
+    assert (tmp_path / "exp" / "books" / "units" / "test.parquet").exists()
+    assert len(list((tmp_path / "exp" / "books" / "wav").glob("*.wav"))) == 1

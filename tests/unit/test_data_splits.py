@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from sqvae_speech.data.splits import Item, split_by_sentence
+from sqvae_speech.data.splits import Item, split_by_sentence, split_by_speaker
 from sqvae_speech.errors import UserError
 
 
@@ -89,3 +89,17 @@ def test_no_evaluation_splits_wanted():
 def test_illegal_fraction(fraction):
     with pytest.raises(UserError, match=r"legal are 0 to 0\.4"):
         split_by_sentence([], fraction)
+
+
+def test_speakers_kept_for_test():
+    names = [f"s{number}" for number in range(40)]
+    kept = split_by_speaker(names * 3, 0.1, seed=3)
+    assert len(kept) == 4
+    assert kept < set(names)
+    assert kept == split_by_speaker(reversed(names), 0.1, seed=3), "the order does not matter"
+    assert kept != split_by_speaker(names, 0.1, seed=4)
+    assert kept <= split_by_speaker(names, 0.2, seed=3)
+    assert len(split_by_speaker(["a", "b"], 0.0)) == 1
+    for speakers, fraction, message in ((["a"], 0.1, "only a"), (names, 0.7, "0 to 0.4")):
+        with pytest.raises(UserError, match=message):
+            split_by_speaker(speakers, fraction)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sqvae_speech.data.corpora import fsdd, mini, vctk
+from sqvae_speech.data.corpora import fsdd, librispeech, mini, vctk
 from sqvae_speech.data.corpora.common import Preparation
 
 
@@ -16,6 +16,7 @@ class Corpus(NamedTuple):
 
 CORPORA = {
     "fsdd": Corpus(fsdd.prepare_fsdd, fsdd.WHAT),
+    "librispeech": Corpus(librispeech.prepare_librispeech, librispeech.WHAT),
     "mini": Corpus(mini.prepare_mini, mini.WHAT),
     "vctk": Corpus(vctk.prepare_vctk, vctk.WHAT),
 }
