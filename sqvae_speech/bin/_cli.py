@@ -9,12 +9,21 @@ from collections.abc import Callable, Sequence
 from sqvae_speech.errors import UserError
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to an option's help, where it says something that the help does not."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "", ()) or isinstance(action.default, bool):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An ``ArgumentParser`` that prints the whole help with an error (exit code 2) and takes no abbreviations."""
 
     def __init__(self, **kwargs):
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", HelpFormatter)
         super().__init__(**kwargs)
 
     def error(self, message: str):

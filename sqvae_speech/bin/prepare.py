@@ -1,5 +1,6 @@
 """``sqvae-speech prepare``: a corpus to Kaldi data directories."""
 
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +8,29 @@ from typing import Any
 
 from sqvae_speech.bin._cli import ArgumentParser, run
 
+# parameters of the corpora's functions, and how they are given
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "subsets": ("--subsets", {"nargs": "+", "help": "those to take (default: the training subsets that are there)"}),
+    "speaker": ("--speaker", {"help": "regular expression whose first group is the speaker in a recording's path"}),
+    "text_suffix": (
+        "--text-suffix",
+        {"help": "of the transcript beside each recording, such as .txt (default: none)"},
+    ),
+    "mic": ("--mic", {"help": "mic1 or mic2, for the 0.92 layout"}),
+    "channel": ("--channel", {"help": "of recordings with several: mix, or a number from 0 (default: refuse)"}),
+    "test": ("--test", {"help": "what the test split is made of: utterances or speakers; librispeech: or subsets"}),
+    "fraction": ("--fraction", {"type": float, "help": "of each speaker, for dev and for test"}),
+    "seed": ("--seed", {"type": int, "help": "of everything that is drawn"}),
+    "require_text": ("--no-text", {"action": "store_false", "help": "take recordings without transcript too"}),
+    "allow_pipes": ("--allow-pipes", {"action": "store_true", "help": "take commands in wav.scp, which will be run"}),
+    "max_bad": ("--max-bad", {"type": int, "help": "damaged recordings that may be left out"}),
+    "progress": ("--no-progress", {"action": "store_false", "help": "no progress bar"}),
+}
+
 
 def get_parser() -> ArgumentParser:
-    """Return the parser; one sub-command a corpus, each with the options that it has."""
+    """Return the parser; one sub-command a corpus, each with the options that its function has."""
     from sqvae_speech.data.corpora import CORPORA
-    from sqvae_speech.data.corpora.librispeech import TESTS
-    from sqvae_speech.data.corpora.vctk import MICS
 
     parser = ArgumentParser(prog="sqvae-speech prepare", description="Write Kaldi data directories, one a split.")
     corpora = parser.add_subparsers(dest="name", metavar="corpus", required=True)
@@ -20,24 +38,11 @@ def get_parser() -> ArgumentParser:
         sub = corpora.add_parser(name, help=corpus.what, description=(corpus.prepare.__doc__ or "").split("\n")[0])
         sub.add_argument("--corpus", type=Path, required=True, help=corpus.what)
         sub.add_argument("--output", type=Path, required=True, help="folder for train/, dev/, test/ and left_out.txt")
-        sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-        sub.add_argument("--max-bad", type=int, default=0, help="damaged recordings that may be left out")
-        sub.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
-        if name == "fsdd":
-            sub.add_argument(
-                "--channel", help="of recordings with several: mix, or a number from 0 (default: refuse)"
-            )
-        else:
-            sub.add_argument("--fraction", type=float, default=0.05, help="of each speaker, for dev and for test")
-        if name == "vctk":
-            sub.add_argument("--mic", choices=MICS, default=MICS[0], help="microphone, for the 0.92 layout")
-        if name == "librispeech":
-            sub.add_argument("--subsets", nargs="+", default=(), help="default: the training subsets that are there")
-            sub.add_argument("--test", choices=TESTS, default=TESTS[0], help="what the test split is made of")
-        if name in ("librispeech", "vctk"):
-            sub.add_argument(
-                "--no-text", dest="require_text", action="store_false", help="take recordings without transcript too"
-            )
+        parameters = inspect.signature(corpus.prepare).parameters
+        for parameter, (option, settings) in OPTIONS.items():
+            if parameter in parameters:
+                default = parameters[parameter].default
+                sub.add_argument(option, dest=parameter, default=default, **settings)
     return parser
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sqvae_speech.data.corpora import fsdd, librispeech, mini, vctk
+from sqvae_speech.data.corpora import folder, fsdd, kaldi, librispeech, ljspeech, mini, vctk
 from sqvae_speech.data.corpora.common import Preparation
 
 
@@ -15,8 +15,11 @@ class Corpus(NamedTuple):
 
 
 CORPORA = {
+    "folder": Corpus(folder.prepare_folder, folder.WHAT),
     "fsdd": Corpus(fsdd.prepare_fsdd, fsdd.WHAT),
+    "kaldi": Corpus(kaldi.prepare_kaldi, kaldi.WHAT),
     "librispeech": Corpus(librispeech.prepare_librispeech, librispeech.WHAT),
+    "ljspeech": Corpus(ljspeech.prepare_ljspeech, ljspeech.WHAT),
     "mini": Corpus(mini.prepare_mini, mini.WHAT),
     "vctk": Corpus(vctk.prepare_vctk, vctk.WHAT),
 }

@@ -1,13 +1,17 @@
-"""What the corpora share: the report of what became of every recording, and writing the splits."""
+"""What the corpora share: the report of what became of every recording, dividing, and writing the splits."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sqvae_speech.audio.wav import wav_info
 from sqvae_speech.data.files import write_text
 from sqvae_speech.data.kaldi import DataDir, Utterance
+from sqvae_speech.data.splits import SPLITS, Item, split_by_sentence, split_by_speaker
 from sqvae_speech.errors import UserError
+
+TESTS = ("utterances", "speakers")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,49 @@ def existing_corpus(corpus: str | Path, what: str, folder_only: bool = True) -> 
     if folder_only and not path.is_dir():
         raise UserError(f"corpus {path} is a file; --corpus takes {what}")
     return path
+
+
+def duration_of(path: Path, name: str, left_out: list[LeftOut]) -> float | None:
+    """Return a recording's length in seconds, or put it, damaged or empty, into ``left_out`` and return None."""
+    try:
+        info = wav_info(path)
+        if info.num_samples == 0:
+            raise UserError(f"{path}: the recording is empty (0 samples)")
+    except UserError as error:
+        left_out.append(LeftOut(name, str(error), damaged=True))
+        return None
+    return info.num_samples / info.sample_rate
+
+
+def divide(utterances: Iterable[Utterance], test: str, fraction: float, seed: int) -> dict[str, list[Utterance]]:
+    """Return train, dev and test of utterances that share no sentences.
+
+    dev is of speakers who are in train: a decoder with speaker embeddings cannot be validated on others.
+
+    Args:
+        utterances: with unique ids.
+        test: one of :data:`TESTS`: ``utterances``, about ``fraction`` of each training speaker's, as dev;
+            ``speakers``, all that a ``fraction`` of the speakers say, who are in neither train nor dev.
+        fraction: see ``test``.
+        seed: another seed, another division.
+
+    Raises:
+        UserError: an unknown ``test``, ``fraction`` outside 0 to 0.4, no speaker to keep for test.
+    """
+    if test not in TESTS:
+        raise UserError(f"unknown kind of test set {test!r}; legal are {', '.join(TESTS)} (--test)")
+    utterances = list(utterances)
+    tested: set[str] = set()
+    if test == "speakers":
+        tested = split_by_speaker((utterance.speaker for utterance in utterances), fraction, seed)
+    rest = [u for u in utterances if u.speaker not in tested]
+    split_of = split_by_sentence((Item(u.utterance_id, u.speaker, u.utterance_id) for u in rest), fraction, seed)
+    splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
+    for utterance in utterances:
+        split = split_of.get(utterance.utterance_id, "test")
+        # with a test set of other speakers, what would have been these speakers' is trained on
+        splits["train" if split == "test" and tested and utterance.speaker not in tested else split].append(utterance)
+    return splits
 
 
 def refuse_damage(left_out: list[LeftOut], max_bad: int) -> None:

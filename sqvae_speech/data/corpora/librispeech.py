@@ -11,18 +11,25 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from sqvae_speech.audio.wav import wav_info
-from sqvae_speech.data.corpora.common import LeftOut, Preparation, existing_corpus, refuse_damage, write_splits
+from sqvae_speech.data.corpora import common
+from sqvae_speech.data.corpora.common import (
+    LeftOut,
+    Preparation,
+    divide,
+    duration_of,
+    existing_corpus,
+    refuse_damage,
+    write_splits,
+)
 from sqvae_speech.data.files import read_text, write_text
 from sqvae_speech.data.kaldi import Utterance
-from sqvae_speech.data.splits import SPLITS, Item, split_by_sentence, split_by_speaker
 from sqvae_speech.errors import UserError
 
 SUBSETS = (
     *("train-clean-100", "train-clean-360", "train-other-500"),
     *("dev-clean", "dev-other", "test-clean", "test-other"),
 )
-TESTS = ("utterances", "speakers", "subsets")
+TESTS = (*common.TESTS, "subsets")
 TABLES = {
     "SPEAKERS.TXT": ("speaker", "sex", "subset", "minutes", "name"),
     "CHAPTERS.TXT": ("chapter", "speaker", "minutes", "subset", "project", "book", "title", "project_title"),
@@ -103,23 +110,20 @@ def prepare_librispeech(
                 continue
         if path.stem in source:
             raise UserError(f"duplicate utterance id {path.stem!r}: {source[path.stem].path} and {path}; keep one")
-        try:
-            info = wav_info(path)
-            if info.num_samples == 0:
-                raise UserError(f"{path}: the recording is empty (0 samples)")
-        except UserError as error:
-            left_out.append(LeftOut(name, str(error), damaged=True))
+        duration = duration_of(path, name, left_out)
+        if duration is None:
             continue
-        duration = info.num_samples / info.sample_rate
-        utterances[path.stem] = Utterance(
-            path.stem, recording.speaker, str(path.resolve()), duration=duration, text=text
-        )
+        wav = str(path.resolve())
+        utterances[path.stem] = Utterance(path.stem, recording.speaker, wav, duration=duration, text=text)
         source[path.stem] = recording
     refuse_damage(left_out, max_bad)
-    split_of = _split(source, test, fraction, seed)
-    splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
-    for name, utterance in utterances.items():
-        splits[split_of[name]].append(utterance)
+    if test == "subsets":
+        trained = [u for name, u in utterances.items() if source[name].subset.startswith("train")]
+        splits = divide(trained, "utterances", fraction, seed)
+        splits["train"] += splits["test"]
+        splits["test"] = [u for name, u in utterances.items() if not source[name].subset.startswith("train")]
+    else:
+        splits = divide(utterances.values(), test, fraction, seed)
     result = write_splits(splits, left_out, output)
     used = {
         "SPEAKERS.TXT": {recording.speaker for recording in source.values()},
@@ -181,24 +185,6 @@ def _transcripts(path: Path) -> dict[str, str]:
         return {}
     lines = (line.split(maxsplit=1) for line in read_text(path).splitlines())
     return {words[0]: " ".join(words[1].split()) for words in lines if len(words) == 2}
-
-
-def _split(source: dict[str, _Recording], test: str, fraction: float, seed: int) -> dict[str, str]:
-    """Return the split of every utterance."""
-    if test == "utterances":
-        items = [Item(name, recording.speaker, name) for name, recording in source.items()]
-        return split_by_sentence(items, fraction, seed)
-    if test == "speakers":
-        tested = split_by_speaker((recording.speaker for recording in source.values()), fraction, seed)
-        in_test = {name for name, recording in source.items() if recording.speaker in tested}
-    else:
-        in_test = {name for name, recording in source.items() if not recording.subset.startswith("train")}
-    rest = [Item(name, recording.speaker, name) for name, recording in source.items() if name not in in_test]
-    # what would have been test of the speakers that are left is trained on
-    seen = {
-        name: "dev" if split == "dev" else "train" for name, split in split_by_sentence(rest, fraction, seed).items()
-    }
-    return seen | dict.fromkeys(in_test, "test")
 
 
 def _table(path: Path, columns: int, used: set[str]) -> Iterator[str]:

@@ -14,8 +14,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sqvae_speech.audio.wav import wav_info
-from sqvae_speech.data.corpora.common import LeftOut, Preparation, existing_corpus, refuse_damage, write_splits
+from sqvae_speech.data.corpora.common import (
+    LeftOut,
+    Preparation,
+    duration_of,
+    existing_corpus,
+    refuse_damage,
+    write_splits,
+)
 from sqvae_speech.data.files import read_text
 from sqvae_speech.data.ids import check_id
 from sqvae_speech.data.kaldi import Interval, Utterance
@@ -81,18 +87,18 @@ def prepare_vctk(
             continue
         try:
             check_id(speaker, name, "speaker")
-            info = wav_info(path)
-            if info.num_samples == 0:
-                raise UserError(f"{path}: the recording is empty (0 samples)")
         except UserError as error:
             left_out.append(LeftOut(name, str(error), damaged=True))
+            continue
+        duration = duration_of(path, name, left_out)
+        if duration is None:
             continue
         utterances.append(
             Utterance(
                 utterance_id,
                 speaker,
                 str(path.resolve()),
-                duration=info.num_samples / info.sample_rate,
+                duration=duration,
                 text=text,
                 ali=(ali or {}).get(utterance_id, ()),
             )
