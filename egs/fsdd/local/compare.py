@@ -1,6 +1,8 @@
 """Score the kept checkpoints of several runs on the same shards, as one Markdown table: the numbers of RESULTS.md.
 
-python egs/fsdd/local/compare.py --shards egs/fsdd/dump/sqvae16k/test egs/fsdd/exp/*
+python egs/fsdd/local/compare.py --shards egs/fsdd/dump/sqvae16k/test --plots egs/fsdd/results egs/fsdd/exp/*
+
+With --plots, also draw what the runs logged on the way: error and perplexity on their validation split.
 """
 
 import sys
@@ -11,6 +13,8 @@ from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.scores import score_shards
 from sqvae_speech.models.pretrained import load_speech_model
+from sqvae_speech.plots import plot_curves
+from sqvae_speech.training.metrics_log import read_metrics
 
 HEADER = "| run | step | error (dB²) | perplexity | usage | bit/s |\n|---|---:|---:|---:|---:|---:|\n"
 
@@ -31,6 +35,20 @@ def row(exp_dir: Path, checkpoint: Path, shards: str) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
+def draw_curves(exp_dirs: Sequence[Path], folder: Path) -> None:
+    """Write ``folder/{error,perplexity}.png``: the runs' validations over steps."""
+    rows = {
+        path.name: [row for row in read_metrics(path / "metrics.jsonl") if row["split"] == "valid"]
+        for path in exp_dirs
+    }
+    for figure, metric, label in (
+        ("error", "db2", "error (dB²), dev"),
+        ("perplexity", "perplexity", "perplexity, dev"),
+    ):
+        curves = {name: ([row["step"] for row in own], [row[metric] for row in own]) for name, own in rows.items()}
+        plot_curves(folder / f"{figure}.png", curves, ylabel=label)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = ArgumentParser(prog="compare.py", description="Score the kept checkpoints of several runs.")
@@ -38,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[2000, 5000, 10000, 20000], help="checkpoints to score"
     )
+    parser.add_argument("--plots", type=Path, help="folder for curves of error and perplexity")
     parser.add_argument("exp_dirs", type=Path, nargs="+", help="experiment folders")
     options = parser.parse_args(argv)
     table = HEADER
@@ -49,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for checkpoint in checkpoints:
             table += row(exp_dir, checkpoint, options.shards)
     print(table, end="")
+    if options.plots:
+        draw_curves(options.exp_dirs, options.plots)
     return 0
 
 
