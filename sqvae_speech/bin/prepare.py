@@ -11,6 +11,7 @@ from sqvae_speech.bin._cli import ArgumentParser, run
 # parameters of the corpora's functions, and how they are given
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "subsets": ("--subsets", {"nargs": "+", "help": "those to take (default: the training subsets that are there)"}),
+    "language": ("--language", {"help": "name of the language's folder"}),
     "speaker": ("--speaker", {"help": "regular expression whose first group is the speaker in a recording's path"}),
     "text_suffix": (
         "--text-suffix",
@@ -18,7 +19,10 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mic": ("--mic", {"help": "mic1 or mic2, for the 0.92 layout"}),
     "channel": ("--channel", {"help": "of recordings with several: mix, or a number from 0 (default: refuse)"}),
-    "test": ("--test", {"help": "what the test split is made of: utterances or speakers; librispeech: or subsets"}),
+    "test": (
+        "--test",
+        {"help": "what the test split is made of: utterances, speakers, subsets, parallel, challenge"},
+    ),
     "fraction": ("--fraction", {"type": float, "help": "of each speaker, for dev and for test"}),
     "seed": ("--seed", {"type": int, "help": "of everything that is drawn"}),
     "require_text": ("--no-text", {"action": "store_false", "help": "take recordings without transcript too"}),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sqvae_speech.data.corpora import folder, fsdd, kaldi, librispeech, ljspeech, mini, vctk
+from sqvae_speech.data.corpora import folder, fsdd, kaldi, librispeech, ljspeech, mini, vctk, zerospeech2019
 from sqvae_speech.data.corpora.common import Preparation
 
 
@@ -22,4 +22,5 @@ CORPORA = {
     "ljspeech": Corpus(ljspeech.prepare_ljspeech, ljspeech.WHAT),
     "mini": Corpus(mini.prepare_mini, mini.WHAT),
     "vctk": Corpus(vctk.prepare_vctk, vctk.WHAT),
+    "zerospeech2019": Corpus(zerospeech2019.prepare_zerospeech2019, zerospeech2019.WHAT),
 }
