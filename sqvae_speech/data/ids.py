@@ -44,6 +44,11 @@ def unescape_id(escaped: str) -> str:
         raise UserError(f"{escaped!r} is not an id made by escape_id: its %XX are not UTF-8") from None
 
 
+def speaker_first(speaker: str, name: str) -> str:
+    """Return ``speaker-name``, or ``name`` if it begins so: Kaldi wants utterances in the order of speakers."""
+    return name if name.startswith(f"{speaker}-") else f"{speaker}-{name}"
+
+
 def check_id(name: str, where: str = "", kind: str = "utterance id") -> str:
     """Return ``name`` if it is a legal id, else raise :class:`UserError` saying what is wrong and what is legal.
 

@@ -1,5 +1,7 @@
-"""Folders of recordings, LJ Speech, ZeroSpeech 2019, and Kaldi directories that are there already."""
+"""Folders of recordings, LJ Speech, ZeroSpeech 2019, existing Kaldi directories and Lhotse manifests."""
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from data_fixtures import make_data_dir, voice, write
 from sqvae_speech.bin.main import main
 from sqvae_speech.data.corpora.folder import prepare_folder
 from sqvae_speech.data.corpora.kaldi import prepare_kaldi
+from sqvae_speech.data.corpora.lhotse import prepare_lhotse
 from sqvae_speech.data.corpora.ljspeech import prepare_ljspeech
 from sqvae_speech.data.corpora.zerospeech2019 import prepare_zerospeech2019
 from sqvae_speech.data.kaldi import DataDir
@@ -230,3 +233,100 @@ def test_zerospeech2019_with_the_test_set_of_the_challenge(tmp_path, capsys):
     write(root / "english" / "train" / "voice" / "S015_0000000000.wav", voice(0.2))
     with pytest.raises(UserError, match="duplicate utterance id 'S015-0000000000'"):
         prepare_zerospeech2019(root, tmp_path / "data", progress=False)
+
+
+def lhotse_entries(folder: Path) -> tuple[list[dict], list[dict]]:
+    """Two recordings of three supervisions each, as Lhotse 1.33 writes them."""
+    recordings, supervisions = [], []
+    for number, speaker in enumerate(("ann", "b b")):
+        path = write(folder / f"session.{number}.wav", voice(1.0))
+        recordings.append(
+            {
+                "id": f"session.{number}",
+                "sources": [{"type": "file", "channels": [0], "source": str(path)}],
+                "sampling_rate": 16000,
+                "num_samples": 16000,
+                "duration": 1.0,
+                "channel_ids": [0],
+            }
+        )
+        for part in range(3):
+            supervision = {"id": f"u{number}.{part}", "recording_id": f"session.{number}", "start": 0.3 * part}
+            supervision |= {
+                "duration": 0.25,
+                "channel": 0,
+                "text": f"part {part}",
+                "language": "en",
+                "speaker": speaker,
+            }
+            supervisions.append(supervision)
+    return recordings, supervisions
+
+
+def write_lines(path: Path, entries: list[dict]) -> Path:
+    with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in entries)
+    return path
+
+
+def test_lhotse_recordings_and_supervisions(tmp_path):
+    recordings, supervisions = lhotse_entries(tmp_path / "wavs")
+    write_lines(tmp_path / "x_recordings_train.jsonl.gz", recordings)
+    write_lines(tmp_path / "x_supervisions_train.jsonl.gz", supervisions)
+    prepare_lhotse(tmp_path, tmp_path / "data", fraction=0)
+    data = DataDir.read(tmp_path / "data" / "train")
+    found = {utterance.utterance_id: utterance for utterance in data}
+    assert sorted(found) == [f"ann-u0%2E{n}" for n in range(3)] + [f"b%20b-u1%2E{n}" for n in range(3)]
+    utterance = found["ann-u0%2E1"]
+    assert (utterance.speaker, utterance.text, utterance.recording) == ("ann", "part 1", "session%2E0")
+    assert (utterance.start, utterance.end, utterance.duration) == (0.3, 0.55, 0.25)
+    assert utterance.wav == str(tmp_path / "wavs" / "session.0.wav")
+    assert main(["validate", "--audio", str(tmp_path / "data" / "train")]) == 0
+
+
+def test_lhotse_cuts(tmp_path):
+    recordings, supervisions = lhotse_entries(tmp_path / "wavs")
+    del supervisions[0]["text"]
+    supervisions[5]["speaker"] = None
+    cuts = []
+    for number, recording in enumerate(recordings):
+        own = [{**entry, "start": entry["start"] - 0.1} for entry in supervisions[3 * number : 3 * number + 3]]
+        cut = {"id": f"cut-{number}", "start": 0.1, "duration": 0.9, "channel": 0, "supervisions": own}
+        cuts.append(cut | {"recording": recording, "type": "MonoCut"})
+    prepare_lhotse(write_lines(tmp_path / "cuts.jsonl", cuts), tmp_path / "data", fraction=0)
+    utterances = DataDir.read(tmp_path / "data" / "train").utterances
+    assert [utterance.start for utterance in utterances] == [0.0, 0.3, 0.6, 0.0, 0.3]
+    assert all(utterance.text is None for utterance in utterances), "one has none"
+    assert (tmp_path / "data" / "left_out.txt").read_text() == "u1.2\tthe supervision has no speaker\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cut: cut.update(type="MixedCut"), r"cuts.jsonl:1: a MixedCut, not a MonoCut"),
+        (lambda cut: cut.pop("type"), r"an entry with id, start, duration, channel, not a MonoCut"),
+        (lambda cut: cut["recording"].update(transforms=[{"name": "Speed"}]), r"'session.0' is perturbed"),
+        (lambda cut: cut["recording"]["sources"][0].update(type="url"), r"has sources url; legal is one file"),
+        (lambda cut: cut["recording"]["sources"][0].update(source="gone.wav"), r"gone.wav of recording .* not there"),
+        (lambda cut: cut["supervisions"][0].pop("start"), r"cuts.jsonl:1: an entry has no 'start'; --corpus takes"),
+        (lambda cut: cut["supervisions"].append(cut["supervisions"][0]), r"duplicate supervision 'u0.0'"),
+    ],
+)
+def test_lhotse_refuses(tmp_path, change, message):
+    recordings, supervisions = lhotse_entries(tmp_path / "wavs")
+    cut = {"id": "cut", "start": 0, "duration": 1.0, "channel": 0, "supervisions": supervisions[:3]}
+    cut |= {"recording": recordings[0], "type": "MonoCut"}
+    change(cut)
+    with pytest.raises(UserError, match=message):
+        prepare_lhotse(write_lines(tmp_path / "cuts.jsonl", [cut]), tmp_path / "data", fraction=0)
+
+
+def test_lhotse_refuses_what_is_no_manifest(tmp_path):
+    with pytest.raises(UserError, match="must have one manifest of recordings with its supervisions, found none"):
+        prepare_lhotse(tmp_path, tmp_path / "data")
+    (tmp_path / "cuts.jsonl.gz").write_bytes(b"not gzip")
+    with pytest.raises(UserError, match=r"cuts.jsonl.gz:1: cannot be read \(Not a gzipped file"):
+        prepare_lhotse(tmp_path / "cuts.jsonl.gz", tmp_path / "data")
+    (tmp_path / "cuts.jsonl").write_text("[1, 2]\n")
+    with pytest.raises(UserError, match=r"cuts.jsonl:1: no object with an id"):
+        prepare_lhotse(tmp_path / "cuts.jsonl", tmp_path / "data")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sqvae_speech.data.corpora import folder, fsdd, kaldi, librispeech, ljspeech, mini, vctk, zerospeech2019
+from sqvae_speech.data.corpora import folder, fsdd, kaldi, lhotse, librispeech, ljspeech, mini, vctk, zerospeech2019
 from sqvae_speech.data.corpora.common import Preparation
 
 
@@ -18,6 +18,7 @@ CORPORA = {
     "folder": Corpus(folder.prepare_folder, folder.WHAT),
     "fsdd": Corpus(fsdd.prepare_fsdd, fsdd.WHAT),
     "kaldi": Corpus(kaldi.prepare_kaldi, kaldi.WHAT),
+    "lhotse": Corpus(lhotse.prepare_lhotse, lhotse.WHAT),
     "librispeech": Corpus(librispeech.prepare_librispeech, librispeech.WHAT),
     "ljspeech": Corpus(ljspeech.prepare_ljspeech, ljspeech.WHAT),
     "mini": Corpus(mini.prepare_mini, mini.WHAT),

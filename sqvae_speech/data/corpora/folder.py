@@ -16,7 +16,7 @@ from sqvae_speech.data.corpora.common import (
     write_splits,
 )
 from sqvae_speech.data.files import read_text
-from sqvae_speech.data.ids import escape_id
+from sqvae_speech.data.ids import escape_id, speaker_first
 from sqvae_speech.data.kaldi import Utterance
 from sqvae_speech.errors import UserError
 
@@ -84,7 +84,7 @@ def prepare_folder(
                 left_out.append(LeftOut(name, f"no transcript with suffix {text_suffix}"))
                 continue
         who = escape_id(match[1])
-        utterance_id = _utterance_id(who, name)
+        utterance_id = speaker_first(who, escape_id(name.rpartition(".")[0].replace("/", "-")))
         if utterance_id in utterances:
             raise UserError(
                 f"two recordings would be {utterance_id!r}: {utterances[utterance_id].wav} and {path}; rename one"
@@ -109,8 +109,3 @@ def _compiled(speaker: str) -> re.Pattern[str]:
     if not pattern.groups:
         raise UserError(f"--speaker {speaker!r} has no group: put parentheses around the speaker, as in {FOLDER!r}")
     return pattern
-
-
-def _utterance_id(speaker: str, name: str) -> str:
-    path = escape_id(name.rpartition(".")[0].replace("/", "-"))
-    return path if path.startswith(f"{speaker}-") else f"{speaker}-{path}"
