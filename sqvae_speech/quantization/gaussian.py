@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sqvae_speech.quantization import functional
+from sqvae_speech.quantization import functional, metrics
 from sqvae_speech.quantization.base import Rows
 from sqvae_speech.quantization.stochastic import Prepared, StochasticQuantizer
 
@@ -73,14 +73,8 @@ class GaussianQuantizer(StochasticQuantizer):
         return Prepared(rows.z, vectors, precision, functional.centre(vectors))
 
     def _scale_metrics(self, rows: Rows, weight: Tensor) -> dict[str, Tensor]:
-        """``variance``: the geometric mean of σ² over real positions and dimensions; ``relative_variance``: over the
-        mean variance of the codes a dimension. A network can shrink its noise by growing its codes: only the ratio
-        tells whether quantization anneals.
-        """
-        log_precision = weight.log().mean(dim=-1).expand(len(rows.z))
-        variance = torch.exp(-rows.total(log_precision) / rows.num_real())
-        spread = functional.at_least_float32(self.codebook).var(dim=0, correction=0).mean()
-        return {"variance": variance, "relative_variance": variance / spread.clamp(min=1e-12)}
+        spread = functional.at_least_float32(self.codebook).var(dim=0, correction=0)
+        return metrics.variances(rows, weight, spread)
 
     def describe(self) -> str:
         return f"GaussianQuantizer(covariance={self.covariance!r})"

@@ -1,7 +1,9 @@
-"""How a codebook is used: perplexity and usage, from hard choices or from mean posteriors."""
+"""How a codebook is used (perplexity, usage: of choices, of mean posteriors), and how large its noise is."""
 
 import torch
 from torch import Tensor
+
+from sqvae_speech.quantization.base import Rows
 
 # metrics that add up over the codebooks of a position; of the others the mean is reported
 SUMMED = ("entropy", "kl_discrete", "kl_continuous", "distance")
@@ -116,3 +118,25 @@ class CodebookStatistics:
     @property
     def usage(self) -> float:
         return usage(self.counts).item()
+
+
+def variances(rows: Rows, precision: Tensor, spread: Tensor) -> dict[str, Tensor]:
+    """``variance``, the geometric mean of σ², and ``relative_variance``, the harmonic mean of σ² over the codes' own.
+
+    A network can shrink its noise by growing its codes, and one with a variance a dimension lets that of dimensions
+    which it does not use grow without bound. Only the second number tells whether quantization anneals: it is
+    governed by the dimensions in which codes can be told apart.
+
+    Args:
+        rows: the batch; masked rows do not count.
+        precision: 1/σ², (1, 1), (N, 1) or (N, D).
+        spread: (D,) variance of the codes.
+    """
+
+    def mean(values: Tensor) -> Tensor:
+        return rows.total(values.mean(dim=-1).expand(len(rows.z))) / rows.num_real()
+
+    return {
+        "variance": torch.exp(-mean(precision.log())),
+        "relative_variance": 1.0 / mean(precision * spread).clamp(min=1e-12),
+    }

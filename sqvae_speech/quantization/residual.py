@@ -198,16 +198,13 @@ class ResidualQuantizer(Quantizer):
         assert variance is not None
         kl_continuous = rows.total(0.5 * (error.square() / variance).sum(dim=-1)) / rows.batch_size
         with torch.no_grad():
-            log_variance = variance.log().mean(dim=-1).expand(len(rows.z))
-            geometric_mean = torch.exp(rows.total(log_variance) / rows.num_real())
             # of the sum of one code a stage, whose variances add
-            spread = self.decoding_codebook().var(dim=1, correction=0).mean(dim=-1).sum()
+            spread = self.decoding_codebook().var(dim=1, correction=0).sum(dim=0)
             report = {
                 **metrics.combine_codebooks(reports),
                 "kl_discrete": kl_discrete,
                 "kl_continuous": kl_continuous,
-                "variance": geometric_mean,
-                "relative_variance": geometric_mean / spread.clamp(min=1e-12),
+                **metrics.variances(rows, variance.reciprocal(), spread),
             }
         return QuantizerOutput(quantized, torch.stack(indices, dim=-1), kl_discrete + kl_continuous, report)
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -12,6 +13,7 @@ from sqvae_speech.quantization import (
     CodebookStatistics,
     GaussianQuantizer,
     QuantizerConfig,
+    ResidualQuantizer,
     VectorQuantizer,
     VmfQuantizer,
     build_quantizer,
@@ -320,11 +322,19 @@ def test_codebook_statistics_add_up_over_batches():
     assert statistics.perplexity == 1
 
 
-def test_relative_variance_is_that_over_the_codes_own():
-    quantizer = GaussianQuantizer(50, 6, "position", init_variance=0.7)
-    log_var = torch.randn(3, 5, 1)
-    metrics = quantizer(torch.randn(3, 5, 6), log_var).metrics
-    variance = np.exp(np.log(0.7) + log_var.double().mean().item())
-    spread = quantizer.codebook.detach().double().numpy().var(axis=0).mean()
-    assert metrics["variance"].item() == pytest.approx(variance, rel=1e-5)
-    assert metrics["relative_variance"].item() == pytest.approx(variance / spread, rel=1e-5)
+def test_variances_over_real_rows():
+    quantizer = GaussianQuantizer(50, 6, "diagonal", init_variance=0.7)
+    log_var, mask = torch.randn(3, 5, 6), torch.rand(3, 5) < 0.7
+    metrics = quantizer(torch.randn(3, 5, 6), log_var, mask=mask).metrics
+    variance = 0.7 * np.exp(log_var.double().numpy()[mask.numpy()])
+    spread = quantizer.codebook.detach().double().numpy().var(axis=0)
+    assert metrics["variance"].item() == pytest.approx(stats.gmean(variance, axis=None), rel=1e-5)
+    assert metrics["relative_variance"].item() == pytest.approx(stats.hmean(variance / spread, axis=None), rel=1e-5)
+
+
+def test_relative_variance_of_residual_stages_adds():
+    stages = [GaussianQuantizer(50, 6, "global", init_variance=variance) for variance in (0.7, 0.2)]
+    metrics = ResidualQuantizer(stages)(torch.randn(3, 5, 6)).metrics
+    spread = sum(stage.codebook.detach().double().numpy().var(axis=0) for stage in stages)
+    assert metrics["variance"].item() == pytest.approx(0.9, rel=1e-5)
+    assert metrics["relative_variance"].item() == pytest.approx(stats.hmean(0.9 / spread), rel=1e-5)
