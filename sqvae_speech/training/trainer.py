@@ -1,6 +1,7 @@
 """The training loop of the speech model, on Accelerate: one process or many, counted in optimiser steps."""
 
 import dataclasses
+import gc
 import logging
 import math
 from collections.abc import Iterator
@@ -148,10 +149,21 @@ class Trainer:
                 self.metrics.plot()
             self.metrics.close()
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
+        self._leave_processes()
         latest = self.checkpoints.latest()
         assert latest is not None
         return latest
+
+    def _leave_processes(self) -> None:
+        """Destroy the process group, and first what holds it: the wrapper of the model, which is in reference cycles.
+
+        A group that is left to the interpreter's end has threads that now and then meet an interpreter that is gone,
+        and abort the process (gloo, PyTorch 2.11).
+        """
+        self.model = self.accelerator.unwrap_model(self.model)
+        self.accelerator.free_memory()
+        gc.collect()
+        self.accelerator.end_training()
 
     def _train_step(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """One optimiser step. Returns detached scalars; nothing here waits for the device."""

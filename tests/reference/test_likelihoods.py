@@ -1,5 +1,6 @@
 """Reconstruction losses against float64, and two processes against one on the global batch."""
 
+import gc
 import math
 import socket
 
@@ -161,6 +162,8 @@ def two_process_step(rank: int, port: int, folder: str) -> None:
             results["alone"] = ArelboLikelihood().eval()(x, target, mask).mse
         torch.save(results, f"{folder}/{rank}.pt")
     finally:
+        # what wraps a model holds the group: left to the interpreter's end, its threads would meet one that is gone
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -1,5 +1,6 @@
 """Two processes train one quantizer: codebooks stay equal to the last bit, and follow one process on all the data."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -69,6 +70,8 @@ def work(folder: str) -> None:
         train(DistributedDataParallel(model, broadcast_buffers=False), rank, world_size)
         states[name] = model.state_dict()
     torch.save(states, Path(folder) / f"{rank}.pt")
+    del model
+    gc.collect()  # what wraps a model holds the group, whose threads must end before the interpreter does
     torch.distributed.destroy_process_group()
 
 
