@@ -13,6 +13,7 @@ own; on a GPU, what torch counts.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -35,7 +36,7 @@ def main() -> int:
         print(json.dumps(in_forks(json.loads(args.child))))
         return 0
     cases = measure(args)
-    document = {"machine": machine(args), "settings": settings(args), "cases": cases}
+    document = {"machine": machine(args), "settings": settings_of(args), "cases": cases}
     if args.large:
         large = {"task": "memory", "name": "ours", "problem": problem_of(args, "diagonal", 65536, rows=32768)}
         document["large"] = results([large])[0]
@@ -64,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options, without places on this machine."""
     return {**vars(args), "official": args.official is not None, "output": args.output.name, "child": None}
 
@@ -118,8 +119,7 @@ def in_forks(requests: list[dict[str, Any]]) -> list[Any]:
 
     Forked by the main thread: in the forks of another one, malloc would not use its main arena.
     """
-    import bench_contenders  # noqa: F401
-
+    importlib.import_module("bench_contenders")
     context = multiprocessing.get_context("fork")
     found = []
     for request in requests:

@@ -87,20 +87,39 @@ def divide(utterances: Iterable[Utterance], test: str, fraction: float, seed: in
     Raises:
         UserError: an unknown ``test``, ``fraction`` outside 0 to 0.4, no speaker to keep for test.
     """
-    if test not in TESTS:
-        raise UserError(f"unknown kind of test set {test!r}; legal are {', '.join(TESTS)} (--test)")
+    check_test(test, TESTS)
     utterances = list(utterances)
-    tested: set[str] = set()
     if test == "speakers":
         tested = split_by_speaker((utterance.speaker for utterance in utterances), fraction, seed)
-    rest = [u for u in utterances if u.speaker not in tested]
-    split_of = split_by_sentence((Item(u.utterance_id, u.speaker, u.utterance_id) for u in rest), fraction, seed)
+        rest = [utterance for utterance in utterances if utterance.speaker not in tested]
+        return divide_rest(rest, [u for u in utterances if u.speaker in tested], fraction, seed)
+    split_of = split_by_sentence(
+        (Item(u.utterance_id, u.speaker, u.utterance_id) for u in utterances), fraction, seed
+    )
     splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
     for utterance in utterances:
-        split = split_of.get(utterance.utterance_id, "test")
-        # with a test set of other speakers, what would have been these speakers' is trained on
-        splits["train" if split == "test" and tested and utterance.speaker not in tested else split].append(utterance)
+        splits[split_of[utterance.utterance_id]].append(utterance)
     return splits
+
+
+def divide_rest(
+    rest: Iterable[Utterance], tested: list[Utterance], fraction: float, seed: int
+) -> dict[str, list[Utterance]]:
+    """Return train, dev and test where test is given: dev is taken out of ``rest``, see :func:`divide`."""
+    splits = divide(rest, "utterances", fraction, seed)
+    # what would have been the test of these speakers is trained on
+    return {"train": splits["train"] + splits["test"], "dev": splits["dev"], "test": tested}
+
+
+def check_test(test: str, legal: Iterable[str]) -> None:
+    """Raise :class:`UserError` when ``test`` is no kind of test set that the corpus has."""
+    if test not in legal:
+        raise UserError(f"unknown kind of test set {test!r}; legal are {', '.join(legal)} (--test)")
+
+
+def entries_of(path: Path) -> str:
+    """Return the first names in a folder, for a message that says what was found instead."""
+    return ", ".join(sorted(child.name for child in path.iterdir())[:6]) or "nothing"
 
 
 def refuse_damage(left_out: list[LeftOut], max_bad: int) -> None:

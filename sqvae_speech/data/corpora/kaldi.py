@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sqvae_speech.data.corpora.common import Preparation, divide, existing_corpus, write_splits
+from sqvae_speech.data.corpora.common import Preparation, divide, entries_of, existing_corpus, write_splits
 from sqvae_speech.data.kaldi import DataDir, Utterance
 from sqvae_speech.data.splits import SPLITS
 from sqvae_speech.errors import UserError
@@ -44,8 +44,9 @@ def prepare_kaldi(
     if (root / "wav.scp").is_file():
         return write_splits(divide(_utterances(root, allow_pipes), test, fraction, seed), [], output)
     if root / "train" not in folders:
-        found = ", ".join(sorted(child.name for child in root.iterdir())[:6]) or "nothing"
-        raise UserError(f"{root} has neither wav.scp nor train/wav.scp (found {found}); --corpus takes {WHAT}")
+        raise UserError(
+            f"{root} has neither wav.scp nor train/wav.scp (found {entries_of(root)}); --corpus takes {WHAT}"
+        )
     return write_splits({folder.name: _utterances(folder, allow_pipes) for folder in folders}, [], output)
 
 

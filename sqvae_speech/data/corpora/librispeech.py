@@ -15,8 +15,11 @@ from sqvae_speech.data.corpora import common
 from sqvae_speech.data.corpora.common import (
     LeftOut,
     Preparation,
+    check_test,
     divide,
+    divide_rest,
     duration_of,
+    entries_of,
     existing_corpus,
     refuse_damage,
     write_splits,
@@ -88,8 +91,7 @@ def prepare_librispeech(
         UserError: no such corpus, not this layout, an unknown subset or ``test``, a subset that is not there, more
             than ``max_bad`` damaged recordings.
     """
-    if test not in TESTS:
-        raise UserError(f"unknown kind of test set {test!r}; legal are {', '.join(TESTS)} (--test)")
+    check_test(test, TESTS)
     root, present = _layout(existing_corpus(corpus, WHAT))
     chosen = _chosen(root, present, subsets, test)
     left_out: list[LeftOut] = []
@@ -118,10 +120,9 @@ def prepare_librispeech(
         source[path.stem] = recording
     refuse_damage(left_out, max_bad)
     if test == "subsets":
-        trained = [u for name, u in utterances.items() if source[name].subset.startswith("train")]
-        splits = divide(trained, "utterances", fraction, seed)
-        splits["train"] += splits["test"]
-        splits["test"] = [u for name, u in utterances.items() if not source[name].subset.startswith("train")]
+        rest = [u for name, u in utterances.items() if source[name].subset.startswith("train")]
+        tested = [u for name, u in utterances.items() if not source[name].subset.startswith("train")]
+        splits = divide_rest(rest, tested, fraction, seed)
     else:
         splits = divide(utterances.values(), test, fraction, seed)
     result = write_splits(splits, left_out, output)
@@ -145,8 +146,7 @@ def _layout(path: Path) -> tuple[Path, list[str]]:
             continue
         if present:
             return root, [path.name] if root == path.parent else present
-    found = ", ".join(sorted(child.name for child in path.iterdir())[:6]) or "nothing"
-    raise UserError(f"{path} is not LibriSpeech (found {found}); --corpus takes {WHAT}")
+    raise UserError(f"{path} is not LibriSpeech (found {entries_of(path)}); --corpus takes {WHAT}")
 
 
 def _chosen(root: Path, present: list[str], wanted: Sequence[str], test: str) -> list[str]:

@@ -12,6 +12,7 @@ from sqvae_speech.data.corpora.common import (
     Preparation,
     divide,
     duration_of,
+    entries_of,
     existing_corpus,
     refuse_damage,
     write_splits,
@@ -52,8 +53,7 @@ def prepare_ljspeech(
     path = existing_corpus(corpus, WHAT)
     root = path / "LJSpeech-1.1" if (path / "LJSpeech-1.1").is_dir() else path
     if not ((root / "wavs").is_dir() and (root / "metadata.csv").is_file()):
-        found = ", ".join(sorted(child.name for child in root.iterdir())[:6]) or "nothing"
-        raise UserError(f"{root} is not LJ Speech (found {found}); --corpus takes {WHAT}")
+        raise UserError(f"{root} is not LJ Speech (found {entries_of(root)}); --corpus takes {WHAT}")
     texts = _texts(root / "metadata.csv")
     left_out: list[LeftOut] = []
     utterances: list[Utterance] = []

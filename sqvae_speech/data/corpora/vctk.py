@@ -18,6 +18,7 @@ from sqvae_speech.data.corpora.common import (
     LeftOut,
     Preparation,
     duration_of,
+    entries_of,
     existing_corpus,
     refuse_damage,
     write_splits,
@@ -118,8 +119,7 @@ def _layout(path: Path) -> tuple[Path, Path]:
         for name in ("wav48_silence_trimmed", "wav48"):
             if (root / name).is_dir():
                 return root, root / name
-    found = ", ".join(sorted(child.name for child in path.iterdir())[:6]) or "nothing"
-    raise UserError(f"{path} is not VCTK (found {found}); --corpus takes {WHAT}")
+    raise UserError(f"{path} is not VCTK (found {entries_of(path)}); --corpus takes {WHAT}")
 
 
 def _sentence(path: Path) -> str:

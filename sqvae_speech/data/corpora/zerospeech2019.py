@@ -13,8 +13,10 @@ from tqdm import tqdm
 from sqvae_speech.data.corpora.common import (
     LeftOut,
     Preparation,
-    divide,
+    check_test,
+    divide_rest,
     duration_of,
+    entries_of,
     existing_corpus,
     refuse_damage,
     write_splits,
@@ -67,8 +69,7 @@ def prepare_zerospeech2019(
     Raises:
         UserError: no such corpus, not this layout, an unknown ``test``, more than ``max_bad`` damaged recordings.
     """
-    if test not in TESTS:
-        raise UserError(f"unknown kind of test set {test!r}; legal are {', '.join(TESTS)} (--test)")
+    check_test(test, TESTS)
     root = _root(existing_corpus(corpus, WHAT), language)
     left_out: list[LeftOut] = []
     found: dict[str, Utterance] = {}
@@ -92,9 +93,8 @@ def prepare_zerospeech2019(
                 if folder == TESTS[test]:
                     tested.add(utterance_id)
     refuse_damage(left_out, max_bad)
-    splits = divide((u for name, u in found.items() if name not in tested), "utterances", fraction, seed)
-    splits["train"] += splits["test"]
-    splits["test"] = [found[name] for name in found if name in tested]
+    rest = [utterance for name, utterance in found.items() if name not in tested]
+    splits = divide_rest(rest, [found[name] for name in found if name in tested], fraction, seed)
     return write_splits(splits, left_out, output)
 
 
@@ -103,8 +103,7 @@ def _root(path: Path, language: str) -> Path:
     for root in (path / language, path / "2019" / language, path):
         if all((root / folder).is_dir() for folder in TRAIN):
             return root
-    entries = ", ".join(sorted(child.name for child in path.iterdir())[:6]) or "nothing"
     raise UserError(
-        f"{path} is not ZeroSpeech 2019, or has no {language}/ (found {entries}); --corpus takes {WHAT}, --language "
-        "the name of the language's folder"
+        f"{path} is not ZeroSpeech 2019, or has no {language}/ (found {entries_of(path)}); --corpus takes {WHAT}, "
+        "--language the name of the language's folder"
     )
