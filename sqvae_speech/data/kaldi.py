@@ -38,7 +38,7 @@ class Interval(NamedTuple):
     label: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One utterance of a data directory.
 

@@ -8,47 +8,28 @@ from collections.abc import Iterable
 import numpy as np
 
 from sqvae_speech.audio.wav import read_wav, wav_info
-from sqvae_speech.audio.wav import resample as change_rate
 from sqvae_speech.data.kaldi import Utterance
 from sqvae_speech.errors import UserError
 
-# Below -80 dB of full scale, 3 steps of 16 bits, there is no speech, and a peak normalisation would blow up noise.
-SILENT_PEAK = 1e-4
 
-
-def read_utterance(
-    utterance: Utterance, sample_rate: int, channel: str | None = None, resample: bool = False
-) -> tuple[np.ndarray, int]:
-    """Read an utterance's samples.
+def read_utterance(utterance: Utterance, channel: str | None = None) -> tuple[np.ndarray, int]:
+    """Read an utterance's samples as they were recorded.
 
     Args:
         utterance: of a data directory.
-        sample_rate: Hz wanted.
         channel: of recordings with several: ``"mix"`` or a number from 0; None refuses them.
-        resample: resample a recording of another rate; otherwise it is refused.
 
     Returns:
-        ``(wav, recording_sample_rate)``: (T,) float32 at ``sample_rate``, and the recording's own rate in Hz.
+        ``(wav, sample_rate)``: (T,) float32, and the recording's rate in Hz.
 
     Raises:
-        UserError: what :func:`sqvae_speech.audio.wav.read_wav` refuses, another rate, silence, a failing command.
+        UserError: what :func:`sqvae_speech.audio.wav.read_wav` refuses, a failing command.
     """
+    source: str | _Output = utterance.wav
     if utterance.is_pipe:
-        output = _Output(_run(utterance.wav))
-        output.name = utterance.wav
-    wav, rate = read_wav(
-        output if utterance.is_pipe else utterance.wav, start=utterance.start, end=utterance.end, channel=channel
-    )
-    if rate != sample_rate and not resample:
-        raise UserError(
-            f"{utterance.wav}: {rate} Hz, the MelSpec has {sample_rate} Hz; pass --resample or another --mel-spec"
-        )
-    peak = float(np.abs(wav).max())
-    if peak < SILENT_PEAK:
-        raise UserError(
-            f"{utterance.wav}: silent, its largest sample is {peak:.2g} of 1 (at least {SILENT_PEAK:g}); leave it out"
-        )
-    return (wav if rate == sample_rate else change_rate(wav, rate, sample_rate)), rate
+        source = _Output(_run(utterance.wav))
+        source.name = utterance.wav
+    return read_wav(source, start=utterance.start, end=utterance.end, channel=channel)
 
 
 class _Output(io.BytesIO):
