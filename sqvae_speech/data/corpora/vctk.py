@@ -14,7 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sqvae_speech.data.corpora import known_bad
 from sqvae_speech.data.corpora.common import (
+    Division,
     LeftOut,
     Preparation,
     duration_of,
@@ -41,6 +43,8 @@ def prepare_vctk(
     fraction: float = 0.05,
     seed: int = 0,
     require_text: bool = True,
+    keep_known_bad: bool = False,
+    split_list: str | Path | None = None,
     max_bad: int = 0,
     progress: bool = True,
     ali: Mapping[str, tuple[Interval, ...]] | None = None,
@@ -53,7 +57,8 @@ def prepare_vctk(
 
     Utterance ids are ``p225-001``. Left out, with the reason in ``output/left_out.txt``: the other microphone's
     recordings; speakers that have no recording of ``mic`` (p280 and p315 have no mic2); recordings without transcript
-    (all of p315's) unless ``require_text`` is False; file names of another form.
+    (all of p315's) unless ``require_text`` is False; file names of another form; and the recordings that
+    :data:`sqvae_speech.data.corpora.known_bad.VCTK` lists, unless ``keep_known_bad``.
 
     Args:
         corpus: the corpus' folder, or the folder that holds it.
@@ -62,12 +67,15 @@ def prepare_vctk(
         fraction: part of each speaker's utterances for dev, and for test.
         seed: of the splits.
         require_text: leave out recordings without transcript; if False, all are taken and no ``text`` is written.
+        keep_known_bad: take the recordings that are known to be bad, too.
+        split_list: take the splits of this list, see :func:`sqvae_speech.data.split_list.read_split_list`.
         max_bad: recordings that may be unreadable or empty.
         progress: show a progress bar.
         ali: intervals by utterance id, for corpora that have them.
 
     Raises:
-        UserError: no such corpus, not this layout, an unknown ``mic``, more than ``max_bad`` damaged recordings.
+        UserError: no such corpus, not this layout, an unknown ``mic``, more than ``max_bad`` damaged recordings, a
+            split list that does not fit.
     """
     if mic not in MICS:
         raise UserError(f"unknown microphone {mic!r}; VCTK 0.92 has {' and '.join(MICS)} (--mic)")
@@ -82,9 +90,13 @@ def prepare_vctk(
         name = str(path.relative_to(root))
         speaker, sentence = path.parent.name, _sentence(path)
         utterance_id = f"{speaker}-{sentence}"
+        if utterance_id in known_bad.VCTK and not keep_known_bad:
+            left_out.append(LeftOut(name, str(known_bad.VCTK[utterance_id])))
+            continue
         text = _transcript(root / "txt" / speaker / f"{speaker}_{sentence}.txt") if require_text else None
         if require_text and not text:
-            left_out.append(LeftOut(name, "no transcript in txt/"))
+            published = ", the corpus has none of this speaker" if speaker in known_bad.VCTK_WITHOUT_TEXT else ""
+            left_out.append(LeftOut(name, f"no transcript in txt/{published}"))
             continue
         try:
             check_id(speaker, name, "speaker")
@@ -110,7 +122,7 @@ def prepare_vctk(
     splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
     for utterance in utterances:
         splits[split_of[utterance.utterance_id]].append(utterance)
-    return write_splits(splits, left_out, output)
+    return write_splits(splits, left_out, output, Division("sentences", fraction, seed, split_list))
 
 
 def _layout(path: Path) -> tuple[Path, Path]:
@@ -146,6 +158,8 @@ def _choose(audio: Path, mic: str | None, left_out: list[LeftOut]) -> list[Path]
         reason = "other microphone"
         if (speaker, sentence) not in have:
             reason = f"not recorded with {mic}" if speaker in speakers else f"speaker has no recording of {mic}"
+            if mic == "mic2" and speaker in known_bad.VCTK_WITHOUT_MIC2:
+                reason = "speaker has no recording of mic2: technical problems, by the corpus' README"
         left_out += [LeftOut(name, reason) for name in names]
     if not chosen:
         example = next((item.name for item in left_out), "no wav or flac")
