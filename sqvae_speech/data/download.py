@@ -95,6 +95,7 @@ def fetch(archive: Archive, folder: str | Path, *, page: str = "", progress: boo
         fault = _fault(part, archive, progress)
         if fault:
             part.unlink()
+            _validator_file(part).unlink(missing_ok=True)
             raise UserError(
                 f"what {archive.url} sent {fault}. It was removed. Run this again; if the same happens, the file has "
                 f"been changed or damaged where it lies. {by_hand}"

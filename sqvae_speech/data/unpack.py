@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 from tqdm import tqdm
@@ -82,6 +82,12 @@ def _refuse(path: Path, name: str, why: str) -> UserError:
     return UserError(f"{path}: {name!r} {why}; nothing was unpacked. Do not trust this archive; fetch it again")
 
 
+def _leads_out(name: str) -> bool:
+    """Whether a name is absolute or goes upwards, on this system or another."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or parts[0] == "" or ":" in parts[0]
+
+
 def _untar(path: Path, folder: Path, bar: tqdm) -> None:
     with path.open("rb") as raw:
         counted = _Counted(raw, bar)
@@ -90,9 +96,11 @@ def _untar(path: Path, folder: Path, bar: tqdm) -> None:
         opener = next((opener for begin, opener in COMPRESSIONS.items() if magic.startswith(begin)), None)
         stream: Any = opener(counted) if opener else counted
         try:
-            # "r|" goes through the file once; tarfile's "data" filter refuses what leads out of the folder
+            # "r|" goes through the file once; tarfile's "data" filter is a second lock
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
+                    if _leads_out(member.name):
+                        raise _refuse(path, member.name, "leads out of the folder")
                     if not (member.isfile() or member.isdir()):
                         raise _refuse(path, member.name, "is a link or a device, which no corpus needs")
                     archive.extract(member, folder, filter="data")
@@ -118,8 +126,7 @@ def _unzip(path: Path, folder: Path, bar: tqdm) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         for member in members:
-            name = PurePosixPath(member.filename.replace("\\", "/"))
-            if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+            if _leads_out(member.filename):
                 raise _refuse(path, member.filename, "leads out of the folder")
             mode = member.external_attr >> 16
             if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_IFMT(mode) == 0):
