@@ -1,6 +1,7 @@
 """Unpacking archives from elsewhere: nothing outside the folder, whole or not at all."""
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -58,6 +59,8 @@ def unpack(path: str | Path, folder: str | Path, *, progress: bool = True) -> No
         # bz2 says "Invalid data stream" with an OSError that the system knows nothing of
         if isinstance(error, DAMAGE) or (isinstance(error, OSError) and error.errno is None):
             raise UserError(f"{path} is damaged ({error}); remove it and fetch it again") from None
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{path} cannot be unpacked into {folder}: {error.strerror}; make room") from None
         raise
     _move(temporary, folder)
     shutil.rmtree(temporary, ignore_errors=True)

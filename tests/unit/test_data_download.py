@@ -6,8 +6,12 @@ import hashlib
 import http.server
 import io
 import os
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -37,6 +41,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.cut: list[int] = []  # bytes after which the connections to come are closed
         self.status: list[int] = []  # answers to the requests to come
         self.chunked = False  # does not say how long it is
+        self.delay = 0.0  # s before every 1000 bytes
         self.asked: list[str | None] = []  # the Range of every request
 
     @property
@@ -85,7 +90,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(sent)
+            for at in range(0, len(sent), 1000):
+                time.sleep(server.delay)
+                self.wfile.write(sent[at : at + 1000])
         self.close_connection = True
         return None
 
@@ -152,6 +159,37 @@ def test_killed_when_all_had_come(server, tmp_path):
     (tmp_path / "x.bin").rename(tmp_path / "x.bin.part")
     assert get(server, tmp_path, size=None).read_bytes() == BYTES
     assert server.asked == ["bytes=100000-"], "the server says that this is all"
+
+
+def test_killed_in_the_middle(server, tmp_path):
+    server.delay = 0.01  # a second for all
+    program = f"""
+from sqvae_speech.data import download
+download.CHUNK = 1000
+archive = download.Archive("{server.url}/x.bin", sha256="{SHA256}", size={len(BYTES)})
+download.fetch(archive, {str(tmp_path)!r}, progress=False)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
+    part = tmp_path / "x.bin.part"
+    deadline = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size > 8000) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    have = part.stat().st_size
+    assert 8000 < have < len(BYTES)
+    server.delay = 0.0
+    assert get(server, tmp_path).read_bytes() == BYTES
+    assert server.asked == [None, f"bytes={have}-"]
+
+
+def test_the_progress_bar_shows_bytes(server, tmp_path, capsys):
+    server.cut = [30_000]
+    fetch(Archive(f"{server.url}/x.bin", SHA256, len(BYTES)), tmp_path, wait=0.0)
+    err = capsys.readouterr().err
+    assert "fetching x.bin: 100%" in err
+    assert "100k/100k" in err
+    assert "checking x.bin: 100%" in err
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -347,6 +385,23 @@ def damaged(content: bytes) -> bytes:
 def test_damaged_archives(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(UserError, match=r"x is damaged \(.*\); remove it and fetch it again"):
+        unpack.unpack(tmp_path / "x", tmp_path / "out", progress=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["tar", "zip"])
+def test_a_disk_that_is_full_while_unpacking(tmp_path, monkeypatch, form):
+    (tmp_path / "x").write_bytes(zip_bytes(FILES) if form == "zip" else tar_bytes(FILES))
+    extract = {"tar": tarfile.TarFile, "zip": zipfile.ZipFile}[form]
+
+    def full(self, member, *rest, **options):
+        if "b.wav" in getattr(member, "name", getattr(member, "filename", "")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, member, *rest, **options)
+
+    original = extract.extract
+    monkeypatch.setattr(extract, "extract", full)
+    with pytest.raises(UserError, match=r"x cannot be unpacked into .*: No space left on device; make room"):
         unpack.unpack(tmp_path / "x", tmp_path / "out", progress=False)
     assert list((tmp_path / "out").iterdir()) == []
 
