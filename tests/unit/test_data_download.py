@@ -208,7 +208,9 @@ def test_a_file_that_has_changed_since_is_fetched_from_its_beginning(server, tmp
     assert get(server, tmp_path, sha256=None).read_bytes() == BYTES[::-1], "not a mixture of the two"
 
 
-def test_a_part_of_something_else_is_thrown_away(server, tmp_path):
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_part_of_something_else_is_thrown_away(server, tmp_path, ranges):
+    server.ranges = ranges
     (tmp_path / "x.bin.part").write_bytes(BYTES * 2)
     assert get(server, tmp_path).read_bytes() == BYTES
 
