@@ -1,5 +1,6 @@
 """``sqvae-speech prepare``: a corpus to Kaldi data directories."""
 
+import argparse
 import inspect
 import sys
 from collections.abc import Sequence
@@ -49,21 +50,24 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 def get_parser() -> ArgumentParser:
     """Return the parser; one sub-command a corpus, each with the options that its function has."""
     from sqvae_speech.data.corpora import CORPORA
+    from sqvae_speech.data.corpora.sources import SOURCES
 
     parser = ArgumentParser(prog="sqvae-speech prepare", description="Write Kaldi data directories, one a split.")
     corpora = parser.add_subparsers(dest="name", metavar="corpus", required=True)
     for name, corpus in CORPORA.items():
         sub = corpora.add_parser(name, help=corpus.what, description=(corpus.prepare.__doc__ or "").split("\n")[0])
-        sub.add_argument("--corpus", type=Path, help=f"{corpus.what} (with --download: where to put it)")
-        sub.add_argument(
-            "--download",
-            action="store_true",
-            help=f"fetch the corpus first, unless it is there; without --corpus into downloads/{name}",
-        )
+        # taken for all corpora, so that those without an address can say what to do; shown for the others
+        source = SOURCES.get(name)
+        where = " (with --download: where to put it)" if source else ""
+        fetch = f"fetch the corpus first, unless it is there; without --corpus into downloads/{name}"
+        fetch += f". Licence: {source.licence}" if source else ""
+        sub.add_argument("--corpus", type=Path, help=corpus.what + where)
+        sub.add_argument("--download", action="store_true", help=fetch if source else argparse.SUPPRESS)
         sub.add_argument(
             "--output",
             type=Path,
-            help="folder for train/, dev/, test/, splits.tsv and left_out.txt; without it --download only fetches",
+            help="folder for train/, dev/, test/, splits.tsv and left_out.txt"
+            + ("; without it --download only fetches" if source else ""),
         )
         parameters = inspect.signature(corpus.prepare).parameters
         for parameter, (option, settings) in OPTIONS.items():

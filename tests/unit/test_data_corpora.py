@@ -119,6 +119,23 @@ def test_vctk_layouts(tmp_path, layout, suffix):
     assert set.union(*texts.values()) == set(SENTENCES)  # so the splits share no sentence
 
 
+def test_vctk_test_set_of_other_speakers(tmp_path):
+    make_vctk(tmp_path / "VCTK", "0.92", speakers=[f"p{n}" for n in range(225, 233)])
+    prepare = {"test": "speakers", "fraction": 0.25, "progress": False}
+    result = prepare_vctk(tmp_path / "VCTK", tmp_path / "data", **prepare)
+    speakers = {split: set(data.speakers) for split, data in result.splits.items()}
+    assert len(speakers["test"]) == 2
+    assert len(speakers["train"]) == 6
+    assert not speakers["test"] & speakers["train"]
+    assert speakers["dev"] == speakers["train"]
+    assert len(result.splits["test"]) == 20, "all that they say"
+    texts = {split: {utterance.text for utterance in result.splits[split]} for split in ("train", "dev")}
+    assert not texts["train"] & texts["dev"]
+    assert (tmp_path / "data" / "splits.tsv").read_text().startswith("# method speakers, fraction 0.25, seed 0\n")
+    with pytest.raises(UserError, match=r"unknown kind of test set 'subsets'; legal are utterances, speakers"):
+        prepare_vctk(tmp_path / "VCTK", tmp_path / "data", test="subsets", progress=False)
+
+
 def test_vctk_found_a_folder_deeper(tmp_path):
     make_vctk(tmp_path / "downloads" / "VCTK-Corpus-0.92", "0.92")
     assert len(prepare_vctk(tmp_path / "downloads", tmp_path / "data", progress=False).splits["train"]) == 24

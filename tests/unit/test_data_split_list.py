@@ -1,5 +1,6 @@
 """splits.tsv: what is written, taking a division from such a list, and recordings that are known to be bad."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,18 @@ def test_a_list_of_two_columns_may_leave_out(corpus, tmp_path, capsys):
         "s0-000\tleft out by the split list\ns1-000\tleft out by the split list\n"
     )
     assert not (tmp_path / "data" / "dev").exists()
+
+
+def test_a_corpus_of_unknown_durations(corpus, tmp_path, capsys):
+    shutil.copytree(corpus, tmp_path / "all")
+    (tmp_path / "all" / "utt2dur").unlink()
+    assert main(["prepare", "kaldi", "--corpus", str(tmp_path / "all"), "--output", str(tmp_path / "data")]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["train", "24", "3", "unknown"],
+        ["dev", "3", "3", "unknown"],
+        ["test", "3", "3", "unknown"],
+        ["all", "30", "3", "unknown"],
+    ]
 
 
 def test_an_earlier_division_does_not_stay(corpus, tmp_path):

@@ -57,7 +57,14 @@ def test_help_names_stages_and_options():
     result = recipe("vctk", "--help")
     assert result.returncode == 0
     assert result.stderr == ""
-    for word in ("usage: bash egs/vctk/run.sh", "--stop-stage", "--ngpu", "--training.num_steps", "6 exports"):
+    for word in (
+        "usage: bash egs/vctk/run.sh",
+        "--stop-stage",
+        "--download",
+        "--ngpu",
+        "--training.num_steps",
+        "6 exports",
+    ):
         assert word in result.stdout
 
 

@@ -1,7 +1,7 @@
 """What the corpora share: the report of what became of every recording, dividing, and writing the splits."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Preparation:
         ruled = Counter(item.reason for item in self.left_out if not item.damaged)
         damaged = [item for item in self.left_out if item.damaged]
         if self.left_out:
-            lines += ["", f"left out: {len(self.left_out)} recordings"]
+            lines += ["", f"left out: {len(self.left_out)} recording{'s' if len(self.left_out) > 1 else ''}"]
         width = len(str(max([*ruled.values(), 1])))
         for reason, count in sorted(ruled.items(), key=lambda item: (-item[1], item[0])):
             lines.append(f"  {count:>{width}}  {reason}")
@@ -89,8 +89,14 @@ def duration_of(path: Path, name: str, left_out: list[LeftOut]) -> float | None:
     return info.num_samples / info.sample_rate
 
 
-def divide(utterances: Iterable[Utterance], test: str, fraction: float, seed: int) -> dict[str, list[Utterance]]:
-    """Return train, dev and test of utterances that share no sentences.
+def divide(
+    utterances: Iterable[Utterance],
+    test: str,
+    fraction: float,
+    seed: int,
+    sentence: Callable[[Utterance], str] = lambda utterance: utterance.utterance_id,
+) -> dict[str, list[Utterance]]:
+    """Return train, dev and test.
 
     dev is of speakers who are in train: a decoder with speaker embeddings cannot be validated on others.
 
@@ -100,6 +106,8 @@ def divide(utterances: Iterable[Utterance], test: str, fraction: float, seed: in
             ``speakers``, all that a ``fraction`` of the speakers say, who are in neither train nor dev.
         fraction: see ``test``.
         seed: another seed, another division.
+        sentence: a key that recordings of one sentence share, where several speakers read the same ones: a sentence
+            is then in one split only (but those of speakers kept for test may be trained on in other voices).
 
     Raises:
         UserError: an unknown ``test``, ``fraction`` outside 0 to 0.4, no speaker to keep for test.
@@ -109,10 +117,9 @@ def divide(utterances: Iterable[Utterance], test: str, fraction: float, seed: in
     if test == "speakers":
         tested = split_by_speaker((utterance.speaker for utterance in utterances), fraction, seed)
         rest = [utterance for utterance in utterances if utterance.speaker not in tested]
-        return divide_rest(rest, [u for u in utterances if u.speaker in tested], fraction, seed)
-    split_of = split_by_sentence(
-        (Item(u.utterance_id, u.speaker, u.utterance_id) for u in utterances), fraction, seed
-    )
+        return divide_rest(rest, [u for u in utterances if u.speaker in tested], fraction, seed, sentence)
+    items = (Item(utterance.utterance_id, utterance.speaker, sentence(utterance)) for utterance in utterances)
+    split_of = split_by_sentence(items, fraction, seed)
     splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
     for utterance in utterances:
         splits[split_of[utterance.utterance_id]].append(utterance)
@@ -120,10 +127,14 @@ def divide(utterances: Iterable[Utterance], test: str, fraction: float, seed: in
 
 
 def divide_rest(
-    rest: Iterable[Utterance], tested: list[Utterance], fraction: float, seed: int
+    rest: Iterable[Utterance],
+    tested: list[Utterance],
+    fraction: float,
+    seed: int,
+    sentence: Callable[[Utterance], str] = lambda utterance: utterance.utterance_id,
 ) -> dict[str, list[Utterance]]:
     """Return train, dev and test where test is given: dev is taken out of ``rest``, see :func:`divide`."""
-    splits = divide(rest, "utterances", fraction, seed)
+    splits = divide(rest, "utterances", fraction, seed, sentence)
     # what would have been the test of these speakers is trained on
     return {"train": splits["train"] + splits["test"], "dev": splits["dev"], "test": tested}
 

@@ -5,7 +5,7 @@ In the folder of a language, for English 16 kHz mono without transcripts::
     train/unit/S015_0361841101.wav            100 speakers, 5,941 recordings
     train/voice/V001_0000000047.wav           V001 and V002, 3,532 recordings
     train/parallel/source/S040_0598465739.wav  other speakers, and the same sentence by a voice, with the same number:
-    train/parallel/voice/V001_0598465739.wav
+    train/parallel/voice/V001_0598465739.wav  (190, by the published SQ-VAE code's list)
     test/S002_0379088085.wav                  24 speakers who are in no training set; 13,529 recordings, nearly all
                                               of them single phones in context, a fraction of a second each
     synthesis.txt                             `S002_0379088085 V002`: what is to be spoken by which voice
