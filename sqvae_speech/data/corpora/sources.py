@@ -78,7 +78,7 @@ SOURCES: dict[str, Source] = {
     ),
     "ljspeech": Source(
         page="https://keithito.com/LJ-Speech-Dataset/",
-        licence="public domain (in the USA at least)",
+        licence="public domain",
         archives={
             "": Archive(
                 "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2",
@@ -97,7 +97,7 @@ SOURCES: dict[str, Source] = {
     ),
     "zerospeech2019": Source(
         page="https://zerospeech.com/tasks/task_3/benchmarks_datasets/",
-        licence="see the page; for research",
+        licence="see the page",
         # 2.5 GB by the challenge's instructions, which give no checksum
         archives={"english": Archive("https://download.zerospeech.com/2019/english.tgz")},
         there={name: (f"{name}/train", f"2019/{name}/train") for name in ("english", "surprise")},
