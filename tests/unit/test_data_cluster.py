@@ -166,7 +166,7 @@ def test_slurm_that_refuses(tmp_path, monkeypatch):
     stand_in(tmp_path / "bin", monkeypatch, sbatch="echo 'Invalid account' >&2; exit 1", scancel="exit 0")
     with pytest.raises(UserError, match=r"SLURM refuses the jobs: (.|\n)*Invalid account"):
         list(run_tasks(square, [1], ClusterConfig(slurm_jobs=1, slurm_options=SLURM)))
-    with pytest.raises(UserError, match=r"SLURM jobs cannot be described: .*memory.*--slurm-option"):
+    with pytest.raises(UserError, match=r"SLURM jobs cannot be described: (.|\n)*memory(.|\n)*--slurm-option"):
         list(run_tasks(square, [1], ClusterConfig(slurm_jobs=1, slurm_options={"cores": "1"})))
 
 

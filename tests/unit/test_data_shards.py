@@ -261,7 +261,7 @@ def test_damage_that_sizes_do_not_show_is_found_while_reading(corpus):
     tar = corpus / "dump" / "train-000001.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:512] + bytes(len(whole) - 512))  # one header, then an end of the archive
-    with pytest.raises(UserError, match=r"sqvae-speech validate .*dump` says which"):
+    with pytest.raises(UserError, match=r"sqvae-speech data validate .*dump` says which"):
         list(iterate_utterances(corpus / "dump"))
     entry = index.entries()[5]
     with pytest.raises(UserError, match=rf"train-000001.tar does not hold the mel of {entry.utterance_id!r}"):
