@@ -11,6 +11,8 @@ from sqvae_speech.audio.wav import read_wav, wav_info
 from sqvae_speech.data.kaldi import Utterance
 from sqvae_speech.errors import UserError
 
+TOLERANCE = 0.05  # seconds by which a recording's length may differ from what the data directory says
+
 
 def read_utterance(utterance: Utterance, channel: str | None = None) -> tuple[np.ndarray, int]:
     """Read an utterance's samples as they were recorded.
@@ -23,13 +25,25 @@ def read_utterance(utterance: Utterance, channel: str | None = None) -> tuple[np
         ``(wav, sample_rate)``: (T,) float32, and the recording's rate in Hz.
 
     Raises:
-        UserError: what :func:`sqvae_speech.audio.wav.read_wav` refuses, a failing command.
+        UserError: what :func:`sqvae_speech.audio.wav.read_wav` refuses, a failing command, a length that is not the
+            one in ``utt2dur``: a truncated WAV looks like a shorter one.
     """
     source: str | _Output = utterance.wav
     if utterance.is_pipe:
         source = _Output(_run(utterance.wav))
         source.name = utterance.wav
-    return read_wav(source, start=utterance.start, end=utterance.end, channel=channel)
+    wav, rate = read_wav(source, start=utterance.start, end=utterance.end, channel=channel)
+    if utterance.duration is not None:
+        _require_duration(utterance, len(wav) / rate, utterance.duration)
+    return wav, rate
+
+
+def _require_duration(utterance: Utterance, found: float, expected: float) -> None:
+    if abs(found - expected) > TOLERANCE:
+        raise UserError(
+            f"{utterance.utterance_id!r} lasts {expected:.3f} s by utt2dur, {found:.3f} s by {utterance.wav}; get "
+            "the recording again, or prepare the corpus again"
+        )
 
 
 class _Output(io.BytesIO):
@@ -48,12 +62,12 @@ def _run(command: str) -> bytes:
     return done.stdout
 
 
-def check_recordings(utterances: Iterable[Utterance], tolerance: float = 0.05) -> None:
+def check_recordings(utterances: Iterable[Utterance]) -> None:
     """Open every recording that is a file and compare its length with its utterances' times.
 
     Raises:
         UserError: a recording that is missing or unreadable, or differs from ``utt2dur`` or ``segments`` by more
-            than ``tolerance`` seconds.
+            than :data:`TOLERANCE`.
     """
     info = functools.lru_cache(maxsize=1)(wav_info)
     for utterance in utterances:
@@ -61,10 +75,7 @@ def check_recordings(utterances: Iterable[Utterance], tolerance: float = 0.05) -
             continue
         seconds = info(utterance.wav).duration
         end = utterance.end if utterance.end is not None else seconds
-        if end > seconds + tolerance:
+        if end > seconds + TOLERANCE:
             raise UserError(f"{utterance.utterance_id!r} ends at {end} s, but {utterance.wav} has {seconds:.3f} s")
-        if utterance.duration is not None and abs(end - utterance.start - utterance.duration) > tolerance:
-            raise UserError(
-                f"{utterance.utterance_id!r} lasts {utterance.duration} s by utt2dur, {end - utterance.start:.3f} s "
-                f"by {utterance.wav}; prepare the corpus again"
-            )
+        if utterance.duration is not None:
+            _require_duration(utterance, end - utterance.start, utterance.duration)

@@ -296,7 +296,7 @@ def test_recordings_that_differ_from_the_directory(data, capsys):
     fails(
         capsys,
         ["data", "validate", "--audio", data / "train"],
-        r"'s1-000' lasts 0.32 s by utt2dur, 2.000 s by .*s1-000.wav",
+        r"'s1-000' lasts 0.320 s by utt2dur, 2.000 s by .*s1-000.wav",
     )
     (data / "wavs" / "s0-000.wav").unlink()
     fails(capsys, ["data", "validate", "--audio", data / "train"], r"s0-000.wav: no such recording")

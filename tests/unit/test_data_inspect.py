@@ -299,7 +299,7 @@ def test_every_bad_recording_and_every_bad_folder_is_listed(made, tmp_path, caps
     found = faults(capsys, tmp_path / "none", tmp_path / "train", made / "dump", options=("--audio",))
     assert len(found) == 3
     assert found[0].startswith(f"data directory {tmp_path / 'none'} does not exist")
-    assert re.match(r"'s1-000' lasts 0.34 s by utt2dur, 2.000 s by", found[1])
+    assert re.match(r"'s1-000' lasts 0.340 s by utt2dur, 2.000 s by", found[1])
     assert "s2-003.wav: no such recording" in found[2]
 
 
