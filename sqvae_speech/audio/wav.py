@@ -1,5 +1,7 @@
 """Reading and writing recordings."""
 
+import importlib.util
+import io
 import logging
 import os
 from collections.abc import Callable
@@ -51,7 +53,10 @@ def read_wav(
     end: float | None = None,
     channel: int | str | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Read one channel of a recording (WAV, FLAC, Ogg, MP3: whatever libsndfile reads), or a part of it.
+    """Read one channel of a recording, or a part of it.
+
+    libsndfile reads WAV, FLAC, Ogg, MP3 and more; torchaudio is asked for what it does not know (AAC, WebM, ...),
+    which needs torchcodec and FFmpeg and decodes the whole file.
 
     A part is cut at its own rate, then resampled with soxr's "HQ" filter when ``sample_rate`` differs.
 
@@ -71,7 +76,8 @@ def read_wav(
             chosen, a channel or a part that the recording does not have.
     """
     with _open(path) as file:
-        name, rate, total = file.name, file.samplerate, file.frames
+        name = str(path) if isinstance(path, str | os.PathLike) else str(getattr(path, "name", path))
+        rate, total = file.samplerate, file.frames
         if total == 0:
             raise UserError(f"{name}: the recording is empty (0 samples); leave it out")
         first, last = _part(name, start, end, rate, total)
@@ -179,9 +185,29 @@ def _open(path: str | os.PathLike[str] | BinaryIO) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, TypeError) as error:
+        if isinstance(path, str | os.PathLike) and (decoded := _by_torchaudio(path)) is not None:
+            return soundfile.SoundFile(decoded)
         reason = getattr(error, "error_string", str(error))
-        formats = "WAV, FLAC, Ogg and other formats of libsndfile are"
+        formats = (
+            "WAV, FLAC, Ogg, MP3 and what else libsndfile reads are; with FFmpeg and torchcodec also its formats"
+        )
         raise UserError(f"{getattr(path, 'name', path)}: not a readable recording ({reason}); {formats}") from None
+
+
+def _by_torchaudio(path: str | os.PathLike[str]) -> io.BytesIO | None:
+    """Decode what libsndfile does not know (AAC, WebM, ...); None without torchcodec or FFmpeg, or when they fail."""
+    if importlib.util.find_spec("torchcodec") is None:
+        return None
+    import torchaudio
+
+    try:
+        wav, rate = torchaudio.load(os.fspath(path))
+    except (ImportError, RuntimeError, OSError, ValueError):  # without FFmpeg's libraries it is a RuntimeError
+        return None
+    decoded = io.BytesIO()
+    soundfile.write(decoded, wav.T.numpy(), rate, format="WAV", subtype="FLOAT")
+    decoded.seek(0)
+    return decoded
 
 
 def _part(name: str, start: float, end: float | None, rate: int, total: int) -> tuple[int, int]:

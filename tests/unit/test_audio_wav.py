@@ -1,11 +1,14 @@
 """Recordings in and out, and the messages for those that are no good."""
 
+import importlib.util
 import io
 import logging
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+import torchaudio
 
 from sqvae_speech.audio.wav import read_wav, resample, wav_info, write_wav
 from sqvae_speech.errors import UserError
@@ -124,3 +127,26 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
         write_wav(path, np.zeros((2, 10)), 16000)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_torchaudio_is_asked_for_what_libsndfile_does_not_know(tmp_path, monkeypatch):
+    """FFmpeg and torchcodec are not among the tests' packages: a decoder stands in for them."""
+    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
+    with pytest.raises(UserError, match=r"a\.m4a: not a readable recording .*with FFmpeg and torchcodec"):
+        read_wav(tmp_path / "a.m4a")
+    stereo = torch.linspace(-0.5, 0.5, 2 * 8000).reshape(2, 8000)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torchaudio, "load", lambda path: (stereo, 16000))
+    assert wav_info(tmp_path / "a.m4a") == (8000, 16000, 2)
+    wav, rate = read_wav(tmp_path / "a.m4a", start=0.1, end=0.2, channel=1)
+    assert rate == 16000
+    assert np.array_equal(wav, stereo[1, 1600:3200].numpy())
+    with pytest.raises(UserError, match=r"a\.m4a: 2 channels, one is wanted"):
+        read_wav(tmp_path / "a.m4a")
+
+    def without_ffmpeg(path):
+        raise RuntimeError("Could not load libtorchcodec")
+
+    monkeypatch.setattr(torchaudio, "load", without_ffmpeg)
+    with pytest.raises(UserError, match=r"a\.m4a: not a readable recording"):
+        read_wav(tmp_path / "a.m4a")

@@ -22,9 +22,11 @@ from sqvae_speech.data.kaldi import Utterance
 from sqvae_speech.errors import UserError
 
 WHAT = "a folder of recordings in any format that soundfile reads (wav, flac, ogg, mp3, ...), at any depth"
-SUFFIXES = frozenset({f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}) - {
-    ".raw"
-}
+SUFFIXES = frozenset(
+    {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
+    | {".aif", ".opus", ".oga"}
+    | {".aac", ".m4a", ".webm", ".wma"}  # by torchaudio, see read_wav
+)
 FOLDER = "([^/]+)/[^/]+$"  # the name of the folder that a recording lies in
 
 
