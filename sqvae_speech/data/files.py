@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from sqvae_speech.errors import UserError
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to, and rename it to ``path`` if the block succeeds.
 
-    The temporary file is removed when the block raises. Its name carries the process id, so two processes that
-    write the same file leave one of the two whole, never a mixture.
+    The temporary file is removed when the block raises. Its name carries the machine's name and the process id, so
+    two processes that write the same file leave one of the two whole, never a mixture.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
