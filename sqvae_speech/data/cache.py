@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = ".cache"
 VERSION = 1
+BLOCK_FRAMES = 4096  # gathered at once: what is copied twice should still be in the processor's cache then
 SPARE_BYTES = 1 << 28  # of the disk, that a cache leaves free
 # What a file system answers that cannot lock files: then every process may make the cache, and the last one's stays.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -53,9 +54,11 @@ class PackedSource:
         short = lengths.min() < width
         if short:  # stay within the utterance: behind it is another one, or the end of the file
             places = np.minimum(places, (self._starts[numbers] + first + lengths - 1)[:, None])
-        rows = torch.index_select(self._frames, 0, torch.from_numpy(places.reshape(-1)))
         out = torch.empty(len(numbers), self._frames.shape[1], width)
-        out.copy_(rows.view(len(numbers), width, -1).transpose(1, 2))
+        size = max(1, BLOCK_FRAMES // width)
+        for block, part in zip(torch.from_numpy(places).split(size), out.split(size), strict=True):
+            rows = torch.index_select(self._frames, 0, block.reshape(-1))
+            part.copy_(rows.view(len(part), width, -1).transpose(1, 2))
         if short:
             out.masked_fill_(torch.from_numpy(steps >= lengths[:, None])[:, None], 0.0)
         return out
