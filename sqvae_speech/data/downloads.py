@@ -8,6 +8,7 @@ recently used first and none that is in a living process' lease.
 import collections
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -44,6 +45,7 @@ def fetch_file(
     size: int | None = None,
     sha256: str | None = None,
     check: Callable[[bytes], bool] | None = None,
+    needed: Callable[[], bool] | None = None,
 ) -> None:
     """Fetch a file, whole or not at all; others that want the same wait and take this one's.
 
@@ -55,13 +57,14 @@ def fetch_file(
         size: its bytes, when they are known; then a file of that size that is there is taken as it is.
         sha256: its checksum, when it is known.
         check: whether the contents are right, for small files.
+        needed: whether it is still to be fetched, asked when nobody else is at it.
 
     Raises:
         UserError: it cannot be read, or is not what it has to be.
     """
     try:
         with _part(path) as file:
-            if size is not None and _has_size(path, size):
+            if (size is not None and _has_size(path, size)) or (needed is not None and not needed()):
                 return
             problem = _receive(address, file, size, sha256, check)
             if problem:
@@ -180,6 +183,7 @@ class DownloadFolder:
         self._wanted: collections.deque[RemoteFile] = collections.deque()
         self._condition = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self._warned = False
         leases = root / "leases"
         try:
             leases.mkdir(parents=True, exist_ok=True)
@@ -197,38 +201,49 @@ class DownloadFolder:
     def hold(self, files: Sequence[RemoteFile], following: Sequence[RemoteFile] = ()) -> None:
         """Say which files are in use from now on, and fetch them, and then the following ones, in the background.
 
-        Files that are in use in no process are deleted, the least recently used first, until everything fits.
-        Of ``following`` as many are fetched ahead as fit.
+        Files that no process has in use are deleted, the least recently used first, until everything fits. Of
+        ``following`` as many are fetched as fit. What other processes have in use is left to them: if that leaves too
+        little room, the limit is exceeded, with a warning.
 
         Raises:
-            UserError: the files in use, of all processes, do not fit into the limit.
+            UserError: the files in use do not fit into the limit.
         """
         held = {self._name(file): file for file in files}
+        own = {name: file.bytes for name, file in held.items()}
+        if sum(own.values()) > self.limit:
+            raise UserError(
+                f"{self.root}: the shards in use take {sum(own.values()) / 1e9:.3f} GB, the limit is "
+                f"{self.limit / 1e9:.3f} GB; raise data.download_gb, or shuffle within windows of fewer shards "
+                "(data.shuffle_shards)"
+            )
         with _locked(self.root / "lock"):
-            sizes = {**self._leases_of_others(), **{name: file.bytes for name, file in held.items()}}
-            total = sum(sizes.values())
-            if total > self.limit:
-                own = sum(file.bytes for file in held.values())
-                raise UserError(
-                    f"{self.root}: the shards in use take {own / 1e9:.3f} GB, those of other processes "
-                    f"{(total - own) / 1e9:.3f} GB, the limit is {self.limit / 1e9:.3f} GB; raise data.download_gb, "
-                    "or shuffle within windows of fewer shards (data.shuffle_shards)"
+            theirs, theirs_ahead = self._leases_of_others()
+            used = {**theirs, **own}
+            if sum(used.values()) > self.limit and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "%s: the shards that processes have in use take %.3f GB, the limit is %.3f GB",
+                    self.root,
+                    sum(used.values()) / 1e9,
+                    self.limit / 1e9,
                 )
+            planned = {**theirs_ahead, **used}
+            if sum(planned.values()) > self.limit:  # what others fetch ahead of need they can fetch again
+                planned = used
+            ahead = {}
             for file in following:
                 name = self._name(file)
-                if name not in sizes:
-                    if total + file.bytes > self.limit:
-                        break
-                    sizes[name] = file.bytes
-                    total += file.bytes
+                if sum({**planned, name: file.bytes}.values()) > self.limit:
+                    break
+                planned[name] = ahead[name] = file.bytes
                 held[name] = file
-            self._delete(keep=sizes, room=self.limit - total)
+            self._delete(keep=planned, room=self.limit - sum(planned.values()))
             for file in held.values():
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(file.path)
             self._lease.seek(0)
             self._lease.truncate()
-            json.dump({name: file.bytes for name, file in held.items()}, self._lease)
+            json.dump({"held": own, "ahead": ahead}, self._lease)
             self._lease.flush()
         with self._condition:
             self._leased = held
@@ -245,18 +260,22 @@ class DownloadFolder:
         Raises:
             UserError: see :func:`fetch_file` and :meth:`hold`.
         """
-        if self._name(file) not in self._leased:
+        if not self._is_leased(file):
             self.hold([*self._leased.values(), file])
         if not _has_size(file.path, file.bytes):
-            _fetch(file)
+            fetch_file(file.address, file.path, size=file.bytes, sha256=file.sha256)
         return file.path
+
+    def _is_leased(self, file: RemoteFile) -> bool:
+        return self._name(file) in self._leased
 
     def _name(self, file: RemoteFile) -> str:
         return file.path.relative_to(self.root).as_posix()
 
-    def _leases_of_others(self) -> dict[str, int]:
-        """Files that other processes have in use, with their bytes; removes leases of processes that are gone."""
-        sizes: dict[str, int] = {}
+    def _leases_of_others(self) -> tuple[dict[str, int], dict[str, int]]:
+        """What other processes have in use, and what they fetch ahead; leases of those that are gone are removed."""
+        held: dict[str, int] = {}
+        ahead: dict[str, int] = {}
         for path in (self.root / "leases").iterdir():
             if path.name == Path(self._lease.name).name:
                 continue
@@ -265,8 +284,10 @@ class DownloadFolder:
                     fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()
                 except BlockingIOError:
-                    sizes.update(json.loads(lease.read() or "{}"))
-        return sizes
+                    values = json.loads(lease.read() or '{"held": {}, "ahead": {}}')
+                    held.update(values["held"])
+                    ahead.update(values["ahead"])
+        return held, ahead
 
     def _delete(self, keep: dict[str, int], room: int) -> None:
         """Delete files until those that need not be kept, packed caches among them, take ``room`` bytes at most."""
@@ -289,20 +310,18 @@ class DownloadFolder:
             return self._wanted.popleft() if self._wanted else None
 
 
-def _fetch(file: RemoteFile) -> None:
-    fetch_file(file.address, file.path, size=file.bytes, sha256=file.sha256)
-
-
 def _fetch_wanted(folder: "weakref.ref[DownloadFolder]") -> None:
     """What a background thread does, as long as the folder is in use."""
     while (target := folder()) is not None:
         file = target._next_wanted(timeout=1.0)
-        del target
         if file is not None:
+            needed = functools.partial(target._is_leased, file)
             try:
-                _fetch(file)
-            except (UserError, OSError) as error:  # whoever needs it will try again, and raise
+                fetch_file(file.address, file.path, size=file.bytes, sha256=file.sha256, needed=needed)
+            except UserError as error:  # whoever needs it will try again, and raise
                 logger.info("fetching ahead: %s", error)
+            del needed
+        del target
 
 
 @contextlib.contextmanager

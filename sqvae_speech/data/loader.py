@@ -106,7 +106,8 @@ class Loader(ABC, Generic[Plan, Cursor]):
             if whole:
                 self.index.fetch_all()
             else:
-                self.index.require_room(2 * self._order.shuffle_shards)
+                # the current one and the next; of several processes one may be a step ahead
+                self.index.require_room(self._order.shuffle_shards, 2 if self.world_size == 1 else 3)
         if cache_bytes != 0 and (whole or not isinstance(self.index, RemoteIndex)):
             packed = open_packed(self.index, self._utterances, cache_bytes)
             if packed is not None:

@@ -156,14 +156,14 @@ class RemoteIndex(ShardIndex):
         for number in range(len(self.shards)):
             self.shard_path(number)
 
-    def require_room(self, num_shards: int) -> None:
-        """Raise unless the download folder can hold any so many shards at once."""
-        largest = sorted((shard.bytes for shard in self.shards), reverse=True)[:num_shards]
-        if sum(largest) > self.downloads.limit:
+    def require_room(self, window: int, num_windows: int) -> None:
+        """Raise unless the download folder can hold any ``num_windows`` windows of ``window`` shards at once."""
+        size = sum(sorted((shard.bytes for shard in self.shards), reverse=True)[: window * num_windows])
+        if size > self.downloads.limit:
             raise UserError(
-                f"two windows of shards of {self.address} take up to {sum(largest) / 1e9:.3f} GB, and "
+                f"{num_windows} windows of shards of {self.address} take up to {size / 1e9:.3f} GB, and "
                 f"{self.downloads.root} may hold {self.downloads.limit / 1e9:.3f} GB; raise data.download_gb, or "
-                f"make the windows smaller (data.shuffle_shards, now {num_shards // 2})"
+                f"make the windows smaller (data.shuffle_shards, now {window})"
             )
 
     def hold(self, shards: Iterable[int], following: Iterable[int] = ()) -> None:

@@ -147,7 +147,7 @@ def test_a_position_of_another_order_is_refused(tmp_path):
         crops(index).load_state_dict(state)
     with pytest.raises(UserError, match="batching crops"):
         utterances(index).load_state_dict(state)
-    with pytest.raises(UserError, match="batch_frames 150, .* batch_frames 99"):
+    with pytest.raises(UserError, match=r"batch_frames 150, .* batch_frames 99"):
         utterances(index, batch_frames=99).load_state_dict(utterances(index).state_dict())
 
 
