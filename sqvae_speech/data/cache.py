@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER = ".cache"
 VERSION = 1
-BLOCK_FRAMES = 4096  # gathered at once: what is copied twice should still be in the processor's cache then
 SPARE_BYTES = 1 << 28  # of the disk, that a cache leaves free
 # What a file system answers that cannot lock files: then every process may make the cache, and the last one's stays.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -49,18 +48,19 @@ class PackedSource:
 
     def gather(self, numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
         """Cut a batch, as :meth:`sqvae_speech.data.reader.ShardSource.gather` does."""
-        steps = np.arange(width)
-        places = (self._starts[numbers] + first)[:, None] + steps
-        short = lengths.min() < width
-        if short:  # stay within the utterance: behind it is another one, or the end of the file
-            places = np.minimum(places, (self._starts[numbers] + first + lengths - 1)[:, None])
-        out = torch.empty(len(numbers), self._frames.shape[1], width)
-        size = max(1, BLOCK_FRAMES // width)
-        for block, part in zip(torch.from_numpy(places).split(size), out.split(size), strict=True):
-            rows = torch.index_select(self._frames, 0, block.reshape(-1))
-            part.copy_(rows.view(len(part), width, -1).transpose(1, 2))
-        if short:
-            out.masked_fill_(torch.from_numpy(steps >= lengths[:, None])[:, None], 0.0)
+        starts = self._starts[numbers] + first
+        total, n_mels = self._frames.shape
+        if starts.max() + width <= total:
+            # every crop there could be, (total - width + 1, n_mels, width), as a view: a crop is a row of it
+            crops = self._frames.as_strided((total - width + 1, n_mels, width), (n_mels, 1, n_mels))
+            out = torch.index_select(crops, 0, torch.from_numpy(starts)).float()
+        else:  # one would reach beyond the last frame
+            places = np.minimum(starts[:, None] + np.arange(width), total - 1)
+            rows = torch.index_select(self._frames, 0, torch.from_numpy(places.reshape(-1)))
+            out = rows.view(len(numbers), width, n_mels).transpose(1, 2).float()
+        out = out.contiguous()
+        if lengths.min() < width:  # behind an utterance is the next one
+            out.masked_fill_(torch.from_numpy(np.arange(width) >= lengths[:, None])[:, None], 0.0)
         return out
 
 
@@ -69,7 +69,7 @@ def default_limit() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def open_packed(index: ShardIndex, utterances: Utterances, limit: int | None = None) -> PackedSource | None:
+def open_packed(index: ShardIndex, utterances: Utterances, limit: int) -> PackedSource | None:
     """Map the packed frames of an index, making the file first when there is none.
 
     One process makes it while the others wait, on any number of nodes; it appears whole or not at all. Files of
@@ -78,7 +78,7 @@ def open_packed(index: ShardIndex, utterances: Utterances, limit: int | None = N
     Args:
         index: of local shards, all there.
         utterances: of the index.
-        limit: bytes of the file at most; by default :func:`default_limit`.
+        limit: bytes of the file at most.
 
     Returns:
         None when it does not fit into ``limit`` or on the disk, or the folder cannot be written to; said once, as
@@ -89,7 +89,6 @@ def open_packed(index: ShardIndex, utterances: Utterances, limit: int | None = N
     """
     n_mels, itemsize = index.mel_spec.n_mels, np.dtype(index.dtype).itemsize
     size = index.num_frames * n_mels * itemsize
-    limit = default_limit() if limit is None else limit
     if size > limit:
         _without(index, f"the frames take {size / 1e9:.2f} GB, the limit is {limit / 1e9:.2f} GB")
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqvae_speech.data.cache import open_packed
+from sqvae_speech.data.cache import default_limit, open_packed
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.order import BatchPlan, EpochOrder, EpochPlan
 from sqvae_speech.data.reader import ShardReader, ShardSource, Utterances
@@ -101,18 +101,18 @@ class Loader(ABC, Generic[Plan, Cursor]):
                 raise UserError(f"{name} {value}; at least {least} is needed")
 
     def _open_source(self, cache_bytes: int | None) -> MelSource:
-        whole = self._order.shuffle_shards == 0
+        limit = default_limit() if cache_bytes is None else cache_bytes
+        window = self._order.shuffle_shards
         if isinstance(self.index, RemoteIndex):
-            if whole:
-                self.index.fetch_all()
-            else:
+            if window:
                 # the current one and the next; of several processes one may be a step ahead
-                self.index.require_room(self._order.shuffle_shards, 2 if self.world_size == 1 else 3)
-        if cache_bytes != 0 and (whole or not isinstance(self.index, RemoteIndex)):
-            packed = open_packed(self.index, self._utterances, cache_bytes)
-            if packed is not None:
-                return packed
-        return ShardSource(self._reader, self._utterances)
+                self.index.require_room(window, 2 if self.world_size == 1 else 3)
+                limit = 0  # which would take all shards
+            else:
+                self.index.fetch_all()
+                limit = min(limit, self.index.spare_bytes)
+        packed = open_packed(self.index, self._utterances, limit) if limit > 0 else None
+        return packed or ShardSource(self._reader, self._utterances)
 
     @property
     def num_utterances(self) -> int:

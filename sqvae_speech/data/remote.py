@@ -12,6 +12,7 @@ download folder up to a number of bytes, the least recently used being deleted f
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -30,6 +31,8 @@ from sqvae_speech.errors import UserError
 SCHEMES = ("http://", "https://", "pipe:")
 DOWNLOAD_BYTES = 100 * 10**9
 _LIST_THREADS = 8
+
+logger = logging.getLogger(__name__)
 
 
 def open_index(
@@ -117,10 +120,11 @@ class RemoteIndex(ShardIndex):
                 f"{address}: webdataset reads http through curl, which is not installed; install curl, or give a "
                 'command that does it: "pipe:wget -q -O - http://host/dump/train/{name}"'
             )
+        source = file_address(address, "index.json")
         downloads = DownloadFolder(download_dir, download_bytes)
         # under the name of the address first: what the index is of shows only when it has been read
         listed = download_dir / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}.index.json"
-        fetch_file(file_address(address, "index.json"), listed)
+        fetch_file(source, listed)
         index = ShardIndex.read(listed)
         for shard in index.shards:
             file_address(address, shard.name)
@@ -152,9 +156,17 @@ class RemoteIndex(ShardIndex):
 
     def fetch_all(self) -> None:
         """Fetch every shard that is not here."""
+        missing = [shard.bytes for shard in self.shards if not (self.folder / shard.name).is_file()]
+        if missing:
+            logger.info("fetching %d shards (%.2f GB) of %s", len(missing), sum(missing) / 1e9, self.address)
         self.hold(range(len(self.shards)))
         for number in range(len(self.shards)):
             self.shard_path(number)
+
+    @property
+    def spare_bytes(self) -> int:
+        """What all shards leave of the limit of the download folder."""
+        return self.downloads.limit - sum(shard.bytes for shard in self.shards)
 
     def require_room(self, window: int, num_windows: int) -> None:
         """Raise unless the download folder can hold any ``num_windows`` windows of ``window`` shards at once."""

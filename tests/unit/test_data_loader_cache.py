@@ -43,12 +43,13 @@ def test_the_file_holds_all_frames_of_all_utterances_in_order(index):
 
 
 @pytest.mark.parametrize("width", [1, 16, 60, 75])  # one frame, a usual crop, the longest utterance, beyond it
-def test_it_cuts_what_the_shards_hold(index, width, monkeypatch):
-    monkeypatch.setattr(cache, "BLOCK_FRAMES", 64)  # several blocks, the last one not full
+@pytest.mark.parametrize("last", [False, True])  # with the last one, behind which the file ends, or without
+def test_it_cuts_what_the_shards_hold(index, width, last):
     mels = list(mels_of(index).values())
     rng = np.random.default_rng(width)
-    numbers = rng.integers(0, len(mels), 37)
-    numbers[-1] = len(mels) - 1  # the last one, behind which the file ends
+    numbers = rng.integers(0, len(mels) - 6, 37)
+    if last:
+        numbers[-1] = len(mels) - 1
     num_frames = np.array([mels[number].shape[1] for number in numbers])
     lengths = np.minimum(num_frames, rng.integers(1, width + 1, len(numbers)))
     first = rng.integers(0, num_frames - lengths + 1)
@@ -56,7 +57,7 @@ def test_it_cuts_what_the_shards_hold(index, width, monkeypatch):
     for row, number, start, length in zip(expected, numbers, first, lengths, strict=True):
         row[:, :length] = mels[number][:, start : start + length]
     known = Utterances.of(index)
-    packed, direct = open_packed(index, known), ShardSource(ShardReader(index), known)
+    packed, direct = open_packed(index, known, 1 << 30), ShardSource(ShardReader(index), known)
     assert isinstance(packed, PackedSource)
     for source in (packed, direct):
         got = source.gather(numbers, first, lengths, width)
@@ -80,7 +81,7 @@ def test_it_is_made_once_by_one_of_many(index, monkeypatch):
     monkeypatch.setattr(cache, "_write", lambda *arguments: (writes.append(1), write(*arguments)))
     sources: list = []
     known = Utterances.of(index)
-    threads = [threading.Thread(target=lambda: sources.append(open_packed(index, known))) for _ in range(6)]
+    threads = [threading.Thread(target=lambda: sources.append(open_packed(index, known, 1 << 30))) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

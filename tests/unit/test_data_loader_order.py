@@ -1,6 +1,7 @@
 """Every utterance exactly once an epoch, whatever the division into shards, processes, workers and windows."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,17 @@ def test_only_the_shards_of_two_windows_are_mapped(tmp_path):
     loader = crops(index, batch_size=2, shuffle_shards=2, cache_bytes=0, num_workers=2)
     for _ in zip(range(60), loader, strict=False):
         assert len(loader._reader._maps) <= 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_shards_are_not_held_open(tmp_path):
+    """A process may have 1024 files open, and a corpus more shards."""
+    index = write_synthetic_shards(tmp_path, [[20]] * 30)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    loader = crops(index, cache_bytes=0)
+    take(loader, 30)
+    assert len(loader._reader._maps) == 30
+    assert len(list(Path("/proc/self/fd").iterdir())) < before + 5
 
 
 def test_a_position_of_another_order_is_refused(tmp_path):

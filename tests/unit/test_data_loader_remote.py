@@ -17,7 +17,7 @@ from loader_fixtures import assert_same, crops, take, utterances, write_syntheti
 
 from sqvae_speech.data import remote
 from sqvae_speech.data.cache import PackedSource
-from sqvae_speech.data.reader import batch_utterances
+from sqvae_speech.data.reader import ShardSource, batch_utterances
 from sqvae_speech.data.remote import file_address, open_index
 from sqvae_speech.errors import UserError
 
@@ -192,6 +192,13 @@ def test_windows_that_do_not_fit_are_refused_at_the_start(server, shard_bytes, t
         crops(index, shuffle_shards=2, world_size=2)
     with pytest.raises(UserError, match=r"raise data.download_gb, or shuffle within windows of fewer"):
         crops(index)
+
+
+def test_the_packed_cache_stays_within_the_limit_too(server, shard_bytes, tmp_path):
+    index = open_index(server.address, download_dir=tmp_path / "copies", download_bytes=NUM_SHARDS * shard_bytes + 1)
+    assert isinstance(crops(index)._source, ShardSource)
+    index = open_index(server.address, download_dir=tmp_path / "copies", download_bytes=2 * NUM_SHARDS * shard_bytes)
+    assert isinstance(crops(index)._source, PackedSource)
 
 
 def test_changed_shards_are_fetched_anew(server):
