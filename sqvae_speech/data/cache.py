@@ -37,31 +37,35 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 class PackedSource:
     """Cuts batches from the packed frames, each in one gather.
 
+    With NumPy, which leaves other threads alone: torch would start as many threads as there are cores for each of the
+    loader's own.
+
     Args:
         frames: (total, n_mels) float32 or float16.
         num_frames: (N,) int64, frames of each utterance; they follow each other.
     """
 
-    def __init__(self, frames: Tensor, num_frames: np.ndarray):
+    def __init__(self, frames: np.ndarray, num_frames: np.ndarray):
         self._frames = frames
         self._starts = np.cumsum(num_frames) - num_frames
 
     def gather(self, numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
         """Cut a batch, as :meth:`sqvae_speech.data.reader.ShardSource.gather` does."""
-        starts = self._starts[numbers] + first
-        total, n_mels = self._frames.shape
+        frames, starts = self._frames, self._starts[numbers] + first
+        total, n_mels = frames.shape
         if starts.max() + width <= total:
-            # every crop there could be, (total - width + 1, n_mels, width), as a view: a crop is a row of it
-            crops = self._frames.as_strided((total - width + 1, n_mels, width), (n_mels, 1, n_mels))
-            out = torch.index_select(crops, 0, torch.from_numpy(starts)).float()
+            # a view of every crop there could be, of which a batch takes some
+            step, item = frames.strides
+            crops: np.ndarray = np.ndarray(
+                (total - width + 1, width, n_mels), frames.dtype, frames, 0, (step, step, item)
+            )
+            mels = crops[starts]
         else:  # one would reach beyond the last frame
-            places = np.minimum(starts[:, None] + np.arange(width), total - 1)
-            rows = torch.index_select(self._frames, 0, torch.from_numpy(places.reshape(-1)))
-            out = rows.view(len(numbers), width, n_mels).transpose(1, 2).float()
-        out = out.contiguous()
+            mels = frames[np.minimum(starts[:, None] + np.arange(width), total - 1)]
+        out = np.ascontiguousarray(mels.transpose(0, 2, 1), dtype=np.float32)
         if lengths.min() < width:  # behind an utterance is the next one
-            out.masked_fill_(torch.from_numpy(np.arange(width) >= lengths[:, None])[:, None], 0.0)
-        return out
+            np.copyto(out, 0.0, where=(np.arange(width) >= lengths[:, None])[:, None])
+        return torch.from_numpy(out)
 
 
 def default_limit() -> int:
@@ -100,7 +104,7 @@ def open_packed(index: ShardIndex, utterances: Utterances, limit: int) -> Packed
     except OSError as error:
         _without(index, f"{path.parent}: {error.strerror or error}")
         return None
-    return PackedSource(content.view(getattr(torch, index.dtype)).view(-1, n_mels), utterances.num_frames)
+    return PackedSource(content.numpy().view(index.dtype).reshape(-1, n_mels), utterances.num_frames)
 
 
 def _without(index: ShardIndex, reason: str) -> None:
