@@ -169,8 +169,12 @@ class RemoteIndex(ShardIndex):
         return self.downloads.limit - sum(shard.bytes for shard in self.shards)
 
     def require_room(self, window: int, num_windows: int) -> None:
-        """Raise unless the download folder can hold any ``num_windows`` windows of ``window`` shards at once."""
-        size = sum(sorted((shard.bytes for shard in self.shards), reverse=True)[: window * num_windows])
+        """Raise unless the download folder can hold so many windows of ``window`` shards at once, and one more.
+
+        The one more is an epoch's last, for which so little may be left that a step reaches across it.
+        """
+        count = window * num_windows + len(self.shards) % window
+        size = sum(sorted((shard.bytes for shard in self.shards), reverse=True)[:count])
         if size > self.downloads.limit:
             raise UserError(
                 f"{num_windows} windows of shards of {self.address} take up to {size / 1e9:.3f} GB, and "

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqvae_speech.data.endless import Loader
 from sqvae_speech.data.index import ShardIndex
-from sqvae_speech.data.loader import Loader, SegmentLoader, UtteranceLoader
+from sqvae_speech.data.loader import SegmentLoader, UtteranceLoader
 from sqvae_speech.data.remote import open_index
 from sqvae_speech.errors import UserError
 from sqvae_speech.training.config import DataConfig, TrainingConfig

@@ -113,6 +113,31 @@ def test_windows_through_a_pipe_within_the_limit(server, shard_bytes, tmp_path, 
     assert got.epoch > 2
 
 
+def test_a_step_across_the_small_last_window_of_an_epoch(tmp_path):
+    near = write_synthetic_shards(tmp_path / "far", [[20, 30, 25, 40]] * 7)
+    limit = 5 * near.shards[0].bytes  # two windows of two, and the last, which is one
+    address = f"pipe:cat {tmp_path}/far/{{name}}"
+    index = open_index(address, download_dir=tmp_path / "copies", download_bytes=limit)
+    options = {"batch_size": 6, "shuffle_shards": 2, "num_workers": 1}
+    assert_same(take(crops(near, **options), 30), take(crops(index, **options), 30))
+    with pytest.raises(UserError, match="2 windows of shards"):
+        crops(open_index(address, download_dir=tmp_path / "copies", download_bytes=limit - 1), **options)
+
+
+def test_processes_of_a_run_share_the_limit(server, shard_bytes, tmp_path, caplog):
+    options = {"download_dir": tmp_path / "copies", "download_bytes": 6 * shard_bytes}
+    loaders = [
+        iter(crops(open_index(pipe(server), **options), rank=rank, world_size=2, shuffle_shards=2, num_workers=1))
+        for rank in range(2)
+    ]
+    whole = iter(crops(server.folder, shuffle_shards=2))
+    for _ in range(40):
+        names = [name for loader in loaders for name in next(loader)["utterance_id"]]
+        assert names == next(whole)["utterance_id"]
+        assert sum(path.stat().st_size for path in (tmp_path / "copies").glob("*/*.tar")) <= 6 * shard_bytes
+    assert "the limit is" not in caplog.text
+
+
 def test_the_next_window_is_fetched_in_the_background(server, tmp_path):
     index = open_index(server.address, download_dir=tmp_path / "copies")
     loader = crops(index, shuffle_shards=2)
