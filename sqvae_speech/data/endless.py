@@ -22,6 +22,7 @@ Plan = TypeVar("Plan", EpochPlan, BatchPlan)
 Cursor = TypeVar("Cursor")
 Window = tuple[int, int]  # epoch, and number of the window in it
 
+_TASK_FRAMES = 8192  # of batches that a thread prepares in one go
 _PLANS = 4  # epochs that are kept: a batch seldom spans more than two, and threads may still be at the one before
 
 
@@ -138,6 +139,11 @@ class Loader(ABC, Generic[Plan, Cursor]):
     def _batch(self, cursor: Cursor) -> dict[str, Any]:
         """Make this process' batch of a step."""
 
+    @property
+    @abstractmethod
+    def _frames_of_batch(self) -> int:
+        """Frames of this process' batch, about."""
+
     @abstractmethod
     def _windows(self, cursor: Cursor) -> tuple[Window, Window]:
         """The first and the last window that a step's batches, of all processes, are from."""
@@ -196,22 +202,38 @@ class Loader(ABC, Generic[Plan, Cursor]):
                 self._cursor = self._after(self._cursor)
                 yield batch
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="loader")
-        ahead: deque[tuple[Cursor, Future[dict[str, Any]]]] = deque()
+        # Several small batches are one task: handing over costs as much as a small batch does.
+        size = max(1, _TASK_FRAMES // self._frames_of_batch)
+        ahead: deque[tuple[list[Cursor], Future[list[dict[str, Any]]]]] = deque()
+        ready: deque[tuple[Cursor, dict[str, Any]]] = deque()
+        next_cursor = self._cursor
         try:
             while True:
-                if ahead and ahead[0][0] != self._cursor:  # load_state_dict was called meanwhile
-                    while ahead:
-                        ahead.pop()[1].cancel()
-                cursor = self._after(ahead[-1][0]) if ahead else self._cursor
-                while len(ahead) < 2 * self.num_workers and not (ahead and self._is_far(cursor)):
-                    self._hold(cursor)
-                    ahead.append((cursor, pool.submit(self._batch, cursor)))
-                    cursor = self._after(cursor)
-                batch = ahead.popleft()[1].result()
+                due = ready[0][0] if ready else ahead[0][0][0] if ahead else next_cursor
+                if due != self._cursor:  # load_state_dict was called meanwhile
+                    for _, task in ahead:
+                        task.cancel()
+                    ahead.clear()
+                    ready.clear()
+                    next_cursor = self._cursor
+                while len(ahead) < 2 * self.num_workers and not ((ahead or ready) and self._is_far(next_cursor)):
+                    cursors: list[Cursor] = []
+                    while len(cursors) < size and not (cursors and self._is_far(next_cursor)):
+                        self._hold(next_cursor)
+                        cursors.append(next_cursor)
+                        next_cursor = self._after(next_cursor)
+                    ahead.append((cursors, pool.submit(self._batches, cursors)))
+                if not ready:
+                    cursors, task = ahead.popleft()
+                    ready.extend(zip(cursors, task.result(), strict=True))
+                batch = ready.popleft()[1]
                 self._cursor = self._after(self._cursor)
                 yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _batches(self, cursors: list[Cursor]) -> list[dict[str, Any]]:
+        return [self._batch(cursor) for cursor in cursors]
 
     def _example(self, numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, width: int) -> dict[str, Any]:
         """The batch of some utterances, cut as ``MelSource.gather`` says."""

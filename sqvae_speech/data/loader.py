@@ -65,6 +65,10 @@ class SegmentLoader(Loader[EpochPlan, int]):
     def epoch(self) -> float:
         return self._cursor / self.num_utterances
 
+    @property
+    def _frames_of_batch(self) -> int:
+        return self.batch_size // self.world_size * self.segment_frames
+
     def _start(self) -> int:
         return 0
 
@@ -142,6 +146,10 @@ class UtteranceLoader(Loader[BatchPlan, tuple[int, int]]):
     def epoch(self) -> float:
         epoch, number = self._cursor
         return epoch + number / len(self._plan(epoch).numbers)
+
+    @property
+    def _frames_of_batch(self) -> int:
+        return self.batch_frames
 
     def _start(self) -> tuple[int, int]:
         return 0, 0

@@ -44,7 +44,8 @@ def test_the_file_holds_all_frames_of_all_utterances_in_order(index):
 
 @pytest.mark.parametrize("width", [1, 16, 60, 75])  # one frame, a usual crop, the longest utterance, beyond it
 @pytest.mark.parametrize("last", [False, True])  # with the last one, behind which the file ends, or without
-def test_it_cuts_what_the_shards_hold(index, width, last):
+def test_it_cuts_what_the_shards_hold(index, width, last, monkeypatch):
+    monkeypatch.setattr(cache, "BLOCK_FRAMES", 64)  # several blocks, the last one not full
     mels = list(mels_of(index).values())
     rng = np.random.default_rng(width)
     numbers = rng.integers(0, len(mels) - 6, 37)
