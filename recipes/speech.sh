@@ -29,6 +29,7 @@ num_conversions=12
 prepare_args=""
 shards_args=""
 convert_args=""
+download=false
 force=false
 overrides=()
 
@@ -45,6 +46,7 @@ options (with what holds now):
   --stop-stage N        last stage ($stop_stage)
   --force               do the stages again even if they are done; training begins anew
   --corpus PATH         the corpus, for stage 0 (${corpus:-${make_corpus:+made by the recipe}})
+  --download            fetch the corpus first, unless it is there, to PATH (default: <work dir>/downloads/<name>)
   --corpus-name NAME    what 'sqvae-speech prepare' calls it (${corpus_name})
   --mel-spec NAME       preset of the log-mel features ($mel_spec)
   --config FILE         training configuration ($config)
@@ -73,6 +75,7 @@ while [ $# -gt 0 ]; do
     case $option in
         -h | --help) help=true; continue ;;
         --force) force=true; continue ;;
+        --download) download=true; continue ;;
         --*=*) value=${option#*=} option=${option%%=*} ;;
         --*)
             [ $# -gt 0 ] || bad_option "$option needs a value, or is no option"
@@ -103,7 +106,10 @@ fi
 [ "$stage" -le "$stop_stage" ] || bad_option "--stage $stage comes after --stop-stage $stop_stage"
 [ "$stage" -le 6 ] || bad_option "--stage $stage: the stages are 0 to 6"
 [ -n "$corpus_name" ] || bad_option "--corpus-name is needed (egs/<corpus>/run.sh gives it)"
-[ -n "$corpus$make_corpus" ] || [ "$stage" -gt 0 ] || bad_option "stage 0 needs --corpus PATH"
+case " $prepare_args " in *" --download "*) download=true ;; esac
+if $download && [ -n "$make_corpus" ]; then bad_option "--download: the recipe makes its corpus itself"; fi
+[ -n "$corpus$make_corpus" ] || $download || [ "$stage" -gt 0 ] ||
+    bad_option "stage 0 needs --corpus PATH, or --download"
 [ "$num_processes" -ge 1 ] || bad_option "--num-processes must be at least 1"
 [ "$num_conversions" -ge 1 ] || bad_option "--num-conversions must be at least 1"
 [[ $tag =~ ^[A-Za-z0-9._=-]*$ ]] || bad_option "--tag '$tag': letters, digits and . _ = - only"
@@ -111,6 +117,7 @@ fi
 recipe_dir=$(absolute "${recipe_dir:-.}")
 work_dir=$(absolute "${work_dir:-$recipe_dir}")
 [ -z "$corpus" ] || { corpus=$(absolute "$corpus") make_corpus=""; }
+if $download && [ -z "$corpus" ]; then corpus="$work_dir/downloads/$corpus_name"; fi
 # a configuration is looked for where the user stands, then in the recipe
 if ! [ -f "$config" ]; then config=$(absolute "$config" "$recipe_dir"); fi
 config=$(absolute "$config")
@@ -161,7 +168,7 @@ stage_prepare() {
     sqvae prepare "$corpus_name" --corpus "$corpus" --output "$data_dir" $prepare_args
     local split folders=()
     for split in $(splits_in "$data_dir" wav.scp); do folders+=("$data_dir/$split"); done
-    sqvae validate "${folders[@]}"
+    sqvae data validate "${folders[@]}"
 }
 
 stage_shards() {
@@ -316,6 +323,12 @@ if runs 2 && ! grep -qsxF "$(checksum <<< "$settings")" "$exp_dir/.settings_chec
 fi
 
 if runs 0; then
+    # Before the stage, whose marker holds a listing of the corpus. Done once; --force does not fetch anew.
+    if $download; then
+        # shellcheck disable=SC2086
+        sqvae prepare "$corpus_name" --download --corpus "$corpus" $prepare_args ||
+            die "the corpus could not be fetched (--download)"
+    fi
     # what the recipe makes itself is decided by its script; what is there, by its files
     if [ -n "$make_corpus" ]; then
         corpus="$work_dir/downloads/$corpus_name"

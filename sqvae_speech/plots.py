@@ -12,15 +12,26 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+# (onset, offset, label) each
+Labels = Sequence[tuple[float, float, str]]
 
 
-def plot_mels(path: str | os.PathLike, mels: Mapping[str, Any], mel_spec: Any = None) -> Path:
+def plot_mels(
+    path: str | os.PathLike,
+    mels: Mapping[str, Any],
+    mel_spec: Any = None,
+    labels: Mapping[str, Labels] | None = None,
+) -> Path:
     """Draw log-mels one above the other, on one colour scale and one time axis, so that they can be compared by eye.
 
     Args:
         path: the PNG to write; its folder is made.
         mels: title -> log-mel, (n_mels, frames), array or tensor; lengths may differ.
         mel_spec: gives the time axis in seconds (``hop_length / sample_rate``); without it the axis counts frames.
+        labels: title -> (onset, offset, label), in the unit of the time axis: phones or words, written into the mel
+            with lines where they begin and end.
 
     Returns:
         The path written.
@@ -39,13 +50,17 @@ def plot_mels(path: str | os.PathLike, mels: Mapping[str, Any], mel_spec: Any = 
     step = 1.0 if mel_spec is None else mel_spec.hop_length / mel_spec.sample_rate
     longest = max(mel.shape[1] for mel in panels.values()) * step
 
-    figure = _figure(9.0, 0.6 + 2.0 * len(panels))
+    labels = labels or {}
+    most = max((len(intervals) for intervals in labels.values()), default=0)
+    # so wide that labels of a letter or two have room
+    figure = _figure(min(40.0, max(9.0, 0.17 * most)), 0.6 + 2.0 * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, mel) in zip(axes, panels.items(), strict=True):
         extent = (0.0, mel.shape[1] * step, -0.5, mel.shape[0] - 0.5)
         image = axis.imshow(
             mel, origin="lower", aspect="auto", interpolation="nearest", vmin=low, vmax=high, extent=extent
         )
+        _draw_labels(axis, labels.get(title, ()), mel.shape[0])
         axis.set_xlim(0.0, longest)
         axis.set_title(title, fontsize=9)
         axis.set_ylabel("mel band", fontsize=8)
@@ -53,6 +68,15 @@ def plot_mels(path: str | os.PathLike, mels: Mapping[str, Any], mel_spec: Any = 
     axes[-1].set_xlabel("frame" if mel_spec is None else "time (s)", fontsize=8)
     figure.colorbar(image, ax=list(axes), fraction=0.03, pad=0.01)
     return _save(figure, path)
+
+
+def _draw_labels(axis: Any, intervals: Labels, height: int) -> None:
+    for edge in sorted({edge for onset, offset, _ in intervals for edge in (onset, offset)}):
+        axis.axvline(edge, color="white", linewidth=0.6, alpha=0.6)
+    for number, (onset, offset, label) in enumerate(intervals):
+        middle, row = (onset + offset) / 2, height * (0.95 if number % 2 else 0.86)
+        text = axis.text(middle, row, label, color="white", fontsize=7, ha="center", va="center", clip_on=True)
+        text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 
 def plot_code_histogram(path: str | os.PathLike, counts: Any, title: str | None = None) -> Path:

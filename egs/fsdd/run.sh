@@ -2,6 +2,7 @@
 # The Free Spoken Digit Dataset: 6 speakers, 3,000 digits, 8 kHz (https://github.com/Jakobovski/free-spoken-digit-dataset).
 #
 #     bash egs/fsdd/run.sh --corpus fsdd.zip             # or the unpacked folder
+#     bash egs/fsdd/run.sh --download                    # fetches 16 MB first, once
 #     bash egs/fsdd/run.sh --help
 #
 # The features are those of the paper at 16 kHz, so that the scores compare with the other corpora's; the recordings are

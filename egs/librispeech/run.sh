@@ -3,6 +3,8 @@
 #
 #     bash egs/librispeech/run.sh --corpus LibriSpeech                      # the training subsets that are there
 #     bash egs/librispeech/run.sh --corpus LibriSpeech --prepare-args "--subsets train-clean-100" --ngpu 4
+#     bash egs/librispeech/run.sh --download                                # fetches train-clean-100 first, 6.4 GB, once
+#     bash egs/librispeech/run.sh --download --prepare-args "--subsets train-clean-100 train-clean-360"
 #     bash egs/librispeech/run.sh --corpus LibriSpeech --mel-spec sqvae16k  # the features of the paper
 #     bash egs/librispeech/run.sh --help
 #

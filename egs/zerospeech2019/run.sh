@@ -2,6 +2,7 @@
 # ZeroSpeech 2019, English: 100 speakers and two voices, without transcripts (https://zerospeech.com; arXiv 1904.11469).
 #
 #     bash egs/zerospeech2019/run.sh --corpus 2019
+#     bash egs/zerospeech2019/run.sh --download     # fetches 2.5 GB first, once
 #     bash egs/zerospeech2019/run.sh --corpus 2019 --prepare-args "--test challenge" --target-speaker V002
 #     bash egs/zerospeech2019/run.sh --help
 #

@@ -29,16 +29,24 @@ def mel_to_hz(mel: np.ndarray, scale: str) -> np.ndarray:
     return np.where(mel < _SLANEY_BREAK_MEL, mel * _SLANEY_HZ_PER_MEL, above)
 
 
+def band_edges(spec: MelSpec) -> np.ndarray:
+    """Return the edges of the bands in Hz: (n_mels + 2,) float64, equally spaced in mels from ``fmin`` to ``fmax``.
+
+    Band ``m`` goes from edge ``m`` to edge ``m + 2``; its centre is edge ``m + 1``.
+    """
+    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]), spec.mel_scale)
+    return mel_to_hz(np.linspace(low, high, spec.n_mels + 2), spec.mel_scale)
+
+
 def mel_filterbank(spec: MelSpec) -> np.ndarray:
     """Return the triangular filters of ``spec``: (n_mels, n_fft // 2 + 1) float64, never negative.
 
-    Triangle ``m`` rises from edge ``m`` to edge ``m + 1`` and falls to edge ``m + 2``, linearly in Hz; the
-    ``n_mels + 2`` edges are equally spaced in mels from ``fmin`` to ``fmax``. ``mel_norm="slaney"`` divides each
-    triangle by half its width in Hz, so that all have the same area.
+    Triangle ``m`` rises from edge ``m`` to edge ``m + 1`` and falls to edge ``m + 2``, linearly in Hz, see
+    :func:`band_edges`. ``mel_norm="slaney"`` divides each triangle by half its width in Hz, so that all have the same
+    area.
     """
     bins = np.arange(spec.n_fft // 2 + 1) * (spec.sample_rate / spec.n_fft)
-    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]), spec.mel_scale)
-    edges = mel_to_hz(np.linspace(low, high, spec.n_mels + 2), spec.mel_scale)
+    edges = band_edges(spec)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     weights = np.maximum(0.0, np.minimum(rising, falling))

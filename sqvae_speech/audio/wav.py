@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -92,18 +93,44 @@ def read_wav(
     return resample(mono, rate, sample_rate), sample_rate
 
 
-def resample(wav: np.ndarray, sample_rate: int, new_sample_rate: int) -> np.ndarray:
-    """Resample (T,) float to ``new_sample_rate`` with soxr's "HQ" linear-phase filter; the result is float32.
+def resample(wav: np.ndarray, sample_rate: int, new_sample_rate: int, method: str = "soxr") -> np.ndarray:
+    """Resample (T,) float to ``new_sample_rate`` by one of :data:`RESAMPLERS`; the result is float32.
 
     Raises:
-        UserError: a rate is not above 0, or nothing would be left of so short a wav.
+        UserError: an unknown method, a rate that is not above 0, or nothing would be left of so short a wav.
     """
+    if method not in RESAMPLERS:
+        raise UserError(f"unknown resampler {method!r}; legal are {', '.join(RESAMPLERS)}")
     if sample_rate <= 0 or new_sample_rate <= 0:
         raise UserError(f"cannot resample from {sample_rate} to {new_sample_rate} Hz; both have to be above 0")
-    out = soxr.resample(np.asarray(wav, dtype=np.float32), sample_rate, new_sample_rate, quality="HQ")
+    out = RESAMPLERS[method](np.asarray(wav, dtype=np.float32), sample_rate, new_sample_rate)
     if not len(out):
         raise UserError(f"{len(wav)} samples at {sample_rate} Hz leave none at {new_sample_rate} Hz; leave them out")
     return out
+
+
+def _soxr(wav: np.ndarray, sample_rate: int, new_sample_rate: int) -> np.ndarray:
+    """Polyphase filters of the SoX resampler, linear phase, quality "HQ" (20 bits)."""
+    return soxr.resample(wav, sample_rate, new_sample_rate, quality="HQ")
+
+
+def _sinc(wav: np.ndarray, sample_rate: int, new_sample_rate: int) -> np.ndarray:
+    """Windowed sinc of torchaudio, with the settings of resampy's "kaiser_best"."""
+    import torch
+    from torchaudio.functional import resample as windowed_sinc
+
+    return windowed_sinc(
+        torch.from_numpy(wav),
+        sample_rate,
+        new_sample_rate,
+        lowpass_filter_width=64,
+        rolloff=0.9475937167399596,
+        resampling_method="sinc_interp_kaiser",
+        beta=14.769656459379492,
+    ).numpy()
+
+
+RESAMPLERS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {"soxr": _soxr, "sinc": _sinc}
 
 
 def write_wav(path: str | os.PathLike[str], wav: np.ndarray, sample_rate: int) -> None:

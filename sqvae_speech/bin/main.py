@@ -11,7 +11,7 @@ from sqvae_speech.version import __version__
 # verb -> (module with main(argv) -> int, what it does). Imported only when called: `--help` must not wait for torch.
 VERBS = {
     "prepare": ("sqvae_speech.bin.prepare", "a corpus to Kaldi data directories"),
-    "validate": ("sqvae_speech.bin.validate", "check a Kaldi data directory"),
+    "data": ("sqvae_speech.bin.data", "look at data directories and shards: summary, validate, show"),
     "shards": ("sqvae_speech.bin.shards", "a data directory to log-mel features in webdataset shards"),
     "train": (
         "sqvae_speech.bin.train",

@@ -1,5 +1,6 @@
 """``sqvae-speech prepare``: a corpus to Kaldi data directories."""
 
+import argparse
 import inspect
 import sys
 from collections.abc import Sequence
@@ -21,11 +22,25 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "channel": ("--channel", {"help": "of recordings with several: mix, or a number from 0 (default: refuse)"}),
     "test": (
         "--test",
-        {"help": "what the test split is made of: utterances, speakers, subsets, parallel, challenge"},
+        {"help": "what the test split is made of: utterances, speakers, subsets, parallel, source, challenge"},
     ),
+    "train_list": ("--train-list", {"type": Path, "metavar": "FILE", "help": "train on the recordings listed there"}),
+    "test_list": ("--test-list", {"type": Path, "metavar": "FILE", "help": "test on the recordings listed there"}),
     "fraction": ("--fraction", {"type": float, "help": "of each speaker, for dev and for test"}),
     "seed": ("--seed", {"type": int, "help": "of everything that is drawn"}),
+    "split_list": (
+        "--split-list",
+        {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "take the splits listed there (lines: utterance, speaker, split, as in splits.tsv), draw none",
+        },
+    ),
     "require_text": ("--no-text", {"action": "store_false", "help": "take recordings without transcript too"}),
+    "keep_known_bad": (
+        "--keep-known-bad",
+        {"action": "store_true", "help": "take recordings too that are documented to be silent, cut off, ..."},
+    ),
     "allow_pipes": ("--allow-pipes", {"action": "store_true", "help": "take commands in wav.scp, which will be run"}),
     "max_bad": ("--max-bad", {"type": int, "help": "damaged recordings that may be left out"}),
     "progress": ("--no-progress", {"action": "store_false", "help": "no progress bar"}),
@@ -35,18 +50,31 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 def get_parser() -> ArgumentParser:
     """Return the parser; one sub-command a corpus, each with the options that its function has."""
     from sqvae_speech.data.corpora import CORPORA
+    from sqvae_speech.data.corpora.sources import SOURCES
 
     parser = ArgumentParser(prog="sqvae-speech prepare", description="Write Kaldi data directories, one a split.")
     corpora = parser.add_subparsers(dest="name", metavar="corpus", required=True)
     for name, corpus in CORPORA.items():
         sub = corpora.add_parser(name, help=corpus.what, description=(corpus.prepare.__doc__ or "").split("\n")[0])
-        sub.add_argument("--corpus", type=Path, required=True, help=corpus.what)
-        sub.add_argument("--output", type=Path, required=True, help="folder for train/, dev/, test/ and left_out.txt")
+        # taken for all corpora, so that those without an address can say what to do; shown for the others
+        source = SOURCES.get(name)
+        where = " (with --download: where to put it)" if source else ""
+        fetch = f"fetch the corpus first, unless it is there; without --corpus into downloads/{name}"
+        fetch += f". Licence: {source.licence}" if source else ""
+        sub.add_argument("--corpus", type=Path, help=corpus.what + where)
+        sub.add_argument("--download", action="store_true", help=fetch if source else argparse.SUPPRESS)
+        sub.add_argument(
+            "--output",
+            type=Path,
+            help="folder for train/, dev/, test/, splits.tsv and left_out.txt"
+            + ("; without it --download only fetches" if source else ""),
+        )
         parameters = inspect.signature(corpus.prepare).parameters
         for parameter, (option, settings) in OPTIONS.items():
             if parameter in parameters:
                 default = parameters[parameter].default
                 sub.add_argument(option, dest=parameter, default=default, **settings)
+        sub.set_defaults(sub=sub)
     return parser
 
 
@@ -55,8 +83,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sqvae_speech.data.corpora import CORPORA
 
     options: dict[str, Any] = vars(get_parser().parse_args(argv))
-    result = CORPORA[options.pop("name")].prepare(options.pop("corpus"), options.pop("output"), **options)
-    print(result.summary())
+    sub, name, corpus, output = (options.pop(key) for key in ("sub", "name", "corpus", "output"))
+    download = options.pop("download")
+    missing = [
+        option for option, value in (("--corpus", corpus), ("--output", output)) if value is None and not download
+    ]
+    if missing:
+        sub.error(f"the following arguments are required: {', '.join(missing)} (or --download)")
+    if download:
+        from sqvae_speech.data.corpora.sources import download_corpus
+
+        corpus = corpus or Path("downloads") / name
+        if name == "librispeech" and not options["subsets"]:
+            options["subsets"] = ("train-clean-100", *(("test-clean",) if options["test"] == "subsets" else ()))
+        parts = {"librispeech": "subsets", "zerospeech2019": "language"}.get(name)
+        chosen = options[parts] if parts else ()
+        download_corpus(
+            name, corpus, (chosen,) if isinstance(chosen, str) else chosen, progress=options.get("progress", True)
+        )
+    if output is not None:
+        print(CORPORA[name].prepare(corpus, output, **options).summary())
     return 0
 
 

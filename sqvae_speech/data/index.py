@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sqvae_speech.audio.front_end import FrontEnd
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.data.files import read_text, write_text
 from sqvae_speech.errors import UserError
 
-VERSION = 1
+VERSION = 2
 DTYPES = ("float32", "float16")
+UTTERANCES_PER_SHARD = 128
+# Frames of the shortest utterance that gives a unit in the published network: 2 fall to the first convolution.
+MIN_FRAMES = 4
 
 
 class Entry(NamedTuple):
@@ -39,19 +43,32 @@ class Entry(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """An utterance that could not be used, and why."""
+    """An utterance that could not be used, why, and whether that is because there is nothing but silence in it."""
 
     utterance_id: str
     reason: str
+    silent: bool = False
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A finished shard: file name, number of utterances and of frames, size in bytes, SHA-256 of its bytes."""
+    """A finished shard.
+
+    Attributes:
+        name: of the file.
+        utterances, frames: how many are in it.
+        shortest, longest: frames of its shortest and its longest utterance; 0 when it has none.
+        clipped: utterances whose recording reaches full scale (:class:`sqvae_speech.audio.front_end.Prepared`).
+        bytes: size of the file.
+        sha256: of its bytes, in hexadecimal.
+    """
 
     name: str
     utterances: int
     frames: int
+    shortest: int
+    longest: int
+    clipped: int
     bytes: int
     sha256: str
 
@@ -69,6 +86,7 @@ class ShardIndex:
         folder: where it lies.
         split: name of the split, the beginning of the shards' names.
         mel_spec: settings of the features.
+        front_end: what was done to the recordings before.
         dtype: ``float32`` or ``float16``, the stored type.
         speakers: sorted ids.
         shards: in the order of the manifest.
@@ -78,6 +96,7 @@ class ShardIndex:
     folder: Path
     split: str
     mel_spec: MelSpec
+    front_end: FrontEnd
     dtype: str
     speakers: tuple[str, ...]
     shards: tuple[ShardInfo, ...]
@@ -92,6 +111,21 @@ class ShardIndex:
     def num_frames(self) -> int:
         """Frames in all shards."""
         return sum(shard.frames for shard in self.shards)
+
+    @property
+    def shortest(self) -> int:
+        """Frames of the shortest utterance."""
+        return min(shard.shortest for shard in self.shards)
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest utterance."""
+        return max(shard.longest for shard in self.shards)
+
+    @property
+    def clipped(self) -> int:
+        """Utterances whose recording reaches full scale."""
+        return sum(shard.clipped for shard in self.shards)
 
     @property
     def hours(self) -> float:
@@ -118,6 +152,7 @@ class ShardIndex:
             "version": VERSION,
             "split": self.split,
             "mel_spec": self.mel_spec.to_dict(),
+            "front_end": self.front_end.to_dict(),
             "dtype": self.dtype,
             "speakers": list(self.speakers),
             "num_utterances": self.num_utterances,
@@ -159,6 +194,7 @@ class ShardIndex:
                 folder=path.parent,
                 split=values["split"],
                 mel_spec=MelSpec.from_dict(values["mel_spec"]),
+                front_end=FrontEnd.from_dict(values["front_end"]),
                 dtype=values["dtype"],
                 speakers=tuple(values["speakers"]),
                 shards=tuple(ShardInfo(**shard) for shard in values["shards"]),

@@ -17,6 +17,7 @@ several lines an utterance, relative to the utterance's start. Relative paths ar
 as in Kaldi. Reading checks what Kaldi's ``validate_data_dir.sh`` checks (https://kaldi-asr.org/doc/data_prep.html).
 """
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from sqvae_speech.data.files import read_text, write_text
 from sqvae_speech.data.ids import check_id
 from sqvae_speech.errors import UserError
 
+FILES = ("wav.scp", "utt2spk", "spk2utt", "utt2dur", "text", "segments", "ali")
 TOLERANCE = 0.02  # s by which an interval may pass its utterance's end: aligners round to frames of 10 or 12.5 ms
 
 
@@ -38,7 +40,7 @@ class Interval(NamedTuple):
     label: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One utterance of a data directory.
 
@@ -219,6 +221,15 @@ class DataDir:
                 (folder / name).unlink(missing_ok=True)
             else:
                 write_text(folder / name, "".join(line + "\n" for line in lines))
+
+    @staticmethod
+    def clear(folder: str | Path) -> None:
+        """Remove a directory's files, and the folder if nothing else is in it."""
+        folder = Path(folder)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or not empty
+            folder.rmdir()
 
     @classmethod
     def read(cls, folder: str | Path, allow_pipes: bool = False) -> "DataDir":

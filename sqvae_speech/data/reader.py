@@ -197,12 +197,12 @@ def iterate_utterances(index_dir: str | Path | ShardIndex) -> Iterator[Utterance
             yield UtteranceMel(meta["utterance_id"], meta["speaker"], mel, meta["peak"], meta)
     except (tarfile.ReadError, KeyError, EOFError, ValueError) as error:
         raise UserError(
-            f"a shard of {index.folder} is damaged ({error}); `sqvae-speech validate {index.folder}` says which"
+            f"a shard of {index.folder} is damaged ({error}); `sqvae-speech data validate {index.folder}` says which"
         ) from None
     if found != index.num_utterances:
         raise UserError(
             f"the shards of {index.folder} hold {found} utterances, index.json says {index.num_utterances}; "
-            f"`sqvae-speech validate {index.folder}` says which shard is damaged"
+            f"`sqvae-speech data validate {index.folder}` says which shard is damaged"
         )
 
 

@@ -8,47 +8,42 @@ from collections.abc import Iterable
 import numpy as np
 
 from sqvae_speech.audio.wav import read_wav, wav_info
-from sqvae_speech.audio.wav import resample as change_rate
 from sqvae_speech.data.kaldi import Utterance
 from sqvae_speech.errors import UserError
 
-# Below -80 dB of full scale, 3 steps of 16 bits, there is no speech, and a peak normalisation would blow up noise.
-SILENT_PEAK = 1e-4
+TOLERANCE = 0.05  # seconds by which a recording's length may differ from what the data directory says
 
 
-def read_utterance(
-    utterance: Utterance, sample_rate: int, channel: str | None = None, resample: bool = False
-) -> tuple[np.ndarray, int]:
-    """Read an utterance's samples.
+def read_utterance(utterance: Utterance, channel: str | None = None) -> tuple[np.ndarray, int]:
+    """Read an utterance's samples as they were recorded.
 
     Args:
         utterance: of a data directory.
-        sample_rate: Hz wanted.
         channel: of recordings with several: ``"mix"`` or a number from 0; None refuses them.
-        resample: resample a recording of another rate; otherwise it is refused.
 
     Returns:
-        ``(wav, recording_sample_rate)``: (T,) float32 at ``sample_rate``, and the recording's own rate in Hz.
+        ``(wav, sample_rate)``: (T,) float32, and the recording's rate in Hz.
 
     Raises:
-        UserError: what :func:`sqvae_speech.audio.wav.read_wav` refuses, another rate, silence, a failing command.
+        UserError: what :func:`sqvae_speech.audio.wav.read_wav` refuses, a failing command, a length that is not the
+            one in ``utt2dur``: a truncated WAV looks like a shorter one.
     """
+    source: str | _Output = utterance.wav
     if utterance.is_pipe:
-        output = _Output(_run(utterance.wav))
-        output.name = utterance.wav
-    wav, rate = read_wav(
-        output if utterance.is_pipe else utterance.wav, start=utterance.start, end=utterance.end, channel=channel
-    )
-    if rate != sample_rate and not resample:
+        source = _Output(_run(utterance.wav))
+        source.name = utterance.wav
+    wav, rate = read_wav(source, start=utterance.start, end=utterance.end, channel=channel)
+    if utterance.duration is not None:
+        _require_duration(utterance, len(wav) / rate, utterance.duration)
+    return wav, rate
+
+
+def _require_duration(utterance: Utterance, found: float, expected: float) -> None:
+    if abs(found - expected) > TOLERANCE:
         raise UserError(
-            f"{utterance.wav}: {rate} Hz, the MelSpec has {sample_rate} Hz; pass --resample or another --mel-spec"
+            f"{utterance.utterance_id!r} lasts {expected:.3f} s by utt2dur, {found:.3f} s by {utterance.wav}; get "
+            "the recording again, or prepare the corpus again"
         )
-    peak = float(np.abs(wav).max())
-    if peak < SILENT_PEAK:
-        raise UserError(
-            f"{utterance.wav}: silent, its largest sample is {peak:.2g} of 1 (at least {SILENT_PEAK:g}); leave it out"
-        )
-    return (wav if rate == sample_rate else change_rate(wav, rate, sample_rate)), rate
 
 
 class _Output(io.BytesIO):
@@ -67,12 +62,12 @@ def _run(command: str) -> bytes:
     return done.stdout
 
 
-def check_recordings(utterances: Iterable[Utterance], tolerance: float = 0.05) -> None:
+def check_recordings(utterances: Iterable[Utterance]) -> None:
     """Open every recording that is a file and compare its length with its utterances' times.
 
     Raises:
         UserError: a recording that is missing or unreadable, or differs from ``utt2dur`` or ``segments`` by more
-            than ``tolerance`` seconds.
+            than :data:`TOLERANCE`.
     """
     info = functools.lru_cache(maxsize=1)(wav_info)
     for utterance in utterances:
@@ -80,10 +75,7 @@ def check_recordings(utterances: Iterable[Utterance], tolerance: float = 0.05) -
             continue
         seconds = info(utterance.wav).duration
         end = utterance.end if utterance.end is not None else seconds
-        if end > seconds + tolerance:
+        if end > seconds + TOLERANCE:
             raise UserError(f"{utterance.utterance_id!r} ends at {end} s, but {utterance.wav} has {seconds:.3f} s")
-        if utterance.duration is not None and abs(end - utterance.start - utterance.duration) > tolerance:
-            raise UserError(
-                f"{utterance.utterance_id!r} lasts {utterance.duration} s by utt2dur, {end - utterance.start:.3f} s "
-                f"by {utterance.wav}; prepare the corpus again"
-            )
+        if utterance.duration is not None:
+            _require_duration(utterance, end - utterance.start, utterance.duration)

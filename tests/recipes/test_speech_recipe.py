@@ -231,3 +231,22 @@ def test_librispeech_scored_on_speakers_that_were_not_trained(recipe, librispeec
     assert run.done == [0, 1, 2, 3, 4, 5, 6]
     assert (tmp_path / "exp" / "books" / "units" / "test.parquet").exists()
     assert len(list((tmp_path / "exp" / "books" / "wav").glob("*.wav"))) == 1
+
+
+def test_download_takes_what_is_there_already(recipe, vctk_corpus: Path, tmp_path: Path):
+    """Without --corpus it belongs into <work dir>/downloads/<corpus>; nothing here goes to the network."""
+    shutil.copytree(vctk_corpus, tmp_path / "downloads" / "vctk" / "VCTK-Corpus-0.92")
+    options = ("--download", "--stop-stage", "0")
+    run = recipe("vctk", tmp_path, *options)
+    assert run.status == 0, run.errors
+    assert run.done == [0]
+    assert "there already, nothing to fetch" in run.errors
+    assert (tmp_path / "data" / "train" / "wav.scp").is_file()
+    assert recipe("vctk", tmp_path, *options).skipped == [0]
+
+
+def test_download_of_what_has_no_address(recipe, tmp_path: Path):
+    run = recipe("folder", tmp_path, "--download", "--stop-stage", "0")
+    assert run.status == 1
+    assert "folder has no public address" in run.errors
+    assert not (tmp_path / "data").exists()

@@ -119,6 +119,23 @@ def test_vctk_layouts(tmp_path, layout, suffix):
     assert set.union(*texts.values()) == set(SENTENCES)  # so the splits share no sentence
 
 
+def test_vctk_test_set_of_other_speakers(tmp_path):
+    make_vctk(tmp_path / "VCTK", "0.92", speakers=[f"p{n}" for n in range(225, 233)])
+    prepare = {"test": "speakers", "fraction": 0.25, "progress": False}
+    result = prepare_vctk(tmp_path / "VCTK", tmp_path / "data", **prepare)
+    speakers = {split: set(data.speakers) for split, data in result.splits.items()}
+    assert len(speakers["test"]) == 2
+    assert len(speakers["train"]) == 6
+    assert not speakers["test"] & speakers["train"]
+    assert speakers["dev"] == speakers["train"]
+    assert len(result.splits["test"]) == 20, "all that they say"
+    texts = {split: {utterance.text for utterance in result.splits[split]} for split in ("train", "dev")}
+    assert not texts["train"] & texts["dev"]
+    assert (tmp_path / "data" / "splits.tsv").read_text().startswith("# method speakers, fraction 0.25, seed 0\n")
+    with pytest.raises(UserError, match=r"unknown kind of test set 'subsets'; legal are utterances, speakers"):
+        prepare_vctk(tmp_path / "VCTK", tmp_path / "data", test="subsets", progress=False)
+
+
 def test_vctk_found_a_folder_deeper(tmp_path):
     make_vctk(tmp_path / "downloads" / "VCTK-Corpus-0.92", "0.92")
     assert len(prepare_vctk(tmp_path / "downloads", tmp_path / "data", progress=False).splits["train"]) == 24
@@ -144,9 +161,10 @@ def test_vctk_left_out_with_reasons(tmp_path):
     other = {item.name.split("/", 1)[1]: item.reason for item in result.left_out if "mic1" in item.name}
     assert other["p225/p225_001_mic1.flac"] == "other microphone"
     assert other["p226/p226_002_mic1.flac"] == "not recorded with mic2"
-    assert other["p315/p315_001_mic1.flac"] == "speaker has no recording of mic2"
+    reason = "speaker has no recording of mic2: technical problems, by the corpus' README"
+    assert other["p315/p315_001_mic1.flac"] == reason
     assert sum(map(len, result.splits.values())) == 28
-    assert "left out: 10 (speaker has no recording of mic2)" in result.summary()
+    assert f"  10  {reason}" in result.summary().splitlines()
 
 
 def test_vctk_without_transcripts(tmp_path):
@@ -189,12 +207,19 @@ def test_command(tmp_path, capsys):
     arguments = ["prepare", "vctk", "--corpus", str(tmp_path / "VCTK"), "--output", str(tmp_path / "data")]
     assert main([*arguments, "--mic", "mic2", "--fraction", "0.2", "--no-progress"]) == 0
     assert capsys.readouterr().out == (
-        "train: 18 utterances, 3 speakers, 0.001 h\n"
-        "dev: 6 utterances, 3 speakers, 0.000 h\n"
-        "test: 6 utterances, 3 speakers, 0.000 h\n"
-        "left out: 30 (other microphone)\n"
+        "split  utterances  speakers  hours  shortest s  longest s\n"
+        "train          18         3  0.001        0.20       0.20\n"
+        "dev             6         3  0.000        0.20       0.20\n"
+        "test            6         3  0.000        0.20       0.20\n"
+        "all            30         3  0.002        0.20       0.20\n"
+        "\n"
+        "left out: 30 recordings\n"
+        "  30  other microphone\n"
     )
-    assert main(["validate", "--audio", *(str(tmp_path / "data" / split) for split in ("train", "dev", "test"))]) == 0
+    assert (
+        main(["data", "validate", "--audio", *(str(tmp_path / "data" / split) for split in ("train", "dev", "test"))])
+        == 0
+    )
     assert capsys.readouterr().out.count("valid (Kaldi data directory; 6 utterances, 3 speakers") == 2
 
 

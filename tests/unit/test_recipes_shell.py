@@ -57,7 +57,14 @@ def test_help_names_stages_and_options():
     result = recipe("vctk", "--help")
     assert result.returncode == 0
     assert result.stderr == ""
-    for word in ("usage: bash egs/vctk/run.sh", "--stop-stage", "--ngpu", "--training.num_steps", "6 exports"):
+    for word in (
+        "usage: bash egs/vctk/run.sh",
+        "--stop-stage",
+        "--download",
+        "--ngpu",
+        "--training.num_steps",
+        "6 exports",
+    ):
         assert word in result.stdout
 
 
@@ -74,7 +81,8 @@ def test_help_names_stages_and_options():
         (["--num-processes", "0", "--corpus", "x"], "--num-processes must be at least 1"),
         (["--tag", "a/b", "--corpus", "x"], "letters, digits"),
         (["--training.num_steps"], "--training.num_steps needs a value"),
-        ([], "stage 0 needs --corpus"),
+        ([], "stage 0 needs --corpus PATH, or --download"),
+        (["--download=yes"], "unknown option --download"),
     ],
 )
 def test_bad_options_print_the_help_and_exit_2(options: list[str], message: str):
@@ -83,6 +91,12 @@ def test_bad_options_print_the_help_and_exit_2(options: list[str], message: str)
     assert "usage: bash egs/vctk/run.sh" in result.stderr
     assert message in result.stderr.splitlines()[-1]
     assert result.stdout == ""
+
+
+def test_the_mini_recipe_has_nothing_to_download():
+    result = recipe("mini", "--download")
+    assert result.returncode == 2
+    assert "--download: the recipe makes its corpus itself" in result.stderr.splitlines()[-1]
 
 
 def test_missing_configuration_is_one_line():

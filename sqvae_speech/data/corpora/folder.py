@@ -7,6 +7,7 @@ import soundfile
 from tqdm import tqdm
 
 from sqvae_speech.data.corpora.common import (
+    Division,
     LeftOut,
     Preparation,
     divide,
@@ -36,6 +37,7 @@ def prepare_folder(
     test: str = "utterances",
     fraction: float = 0.05,
     seed: int = 0,
+    split_list: str | Path | None = None,
     max_bad: int = 0,
     progress: bool = True,
 ) -> Preparation:
@@ -56,12 +58,13 @@ def prepare_folder(
         test: what test is made of, see :func:`sqvae_speech.data.corpora.common.divide`.
         fraction: part of each speaker's utterances for dev, and for test; or of the speakers for test.
         seed: of the splits.
+        split_list: take the splits of this list, see :func:`sqvae_speech.data.split_list.read_split_list`.
         max_bad: recordings that may be unreadable or empty.
         progress: show a progress bar.
 
     Raises:
         UserError: no such folder, no recording in it, a pattern that is none or has no group, two recordings of one
-            id, more than ``max_bad`` damaged recordings.
+            id, more than ``max_bad`` damaged recordings, a split list that does not fit.
     """
     root = existing_corpus(corpus, WHAT)
     pattern = _compiled(speaker)
@@ -98,7 +101,8 @@ def prepare_folder(
             f"{left_out[0].reason} (--speaker, --text-suffix)"
         )
     refuse_damage(left_out, max_bad)
-    return write_splits(divide(utterances.values(), test, fraction, seed), left_out, output)
+    division = Division(test, fraction, seed, split_list)
+    return write_splits(divide(utterances.values(), test, fraction, seed), left_out, output, division)
 
 
 def _compiled(speaker: str) -> re.Pattern[str]:

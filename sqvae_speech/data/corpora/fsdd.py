@@ -19,7 +19,14 @@ import numpy as np
 from tqdm import tqdm
 
 from sqvae_speech.audio.wav import read_wav, write_wav
-from sqvae_speech.data.corpora.common import LeftOut, Preparation, existing_corpus, refuse_damage, write_splits
+from sqvae_speech.data.corpora.common import (
+    Division,
+    LeftOut,
+    Preparation,
+    existing_corpus,
+    refuse_damage,
+    write_splits,
+)
 from sqvae_speech.data.ids import check_id
 from sqvae_speech.data.kaldi import Interval, Utterance
 from sqvae_speech.errors import UserError
@@ -105,7 +112,8 @@ def prepare_fsdd(
         for number, group in enumerate(_spread(digits, common, random.Random(f"{seed}:{split}:{speaker}"))):
             name = f"{speaker}-{split}-{number:03d}"
             utterances[split].append(_join(name, speaker, group, common, output / "wavs" / f"{name}.wav"))
-    return write_splits(utterances, left_out, output)
+    # which recordings are in which split is the corpus' own; the seed decides how they are joined
+    return write_splits(utterances, left_out, output, Division("as in the corpus", seed=seed))
 
 
 def _spread(digits: list[_Digit], sample_rate: int, rng: random.Random) -> list[list[_Digit]]:

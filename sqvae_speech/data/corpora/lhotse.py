@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqvae_speech.data.corpora.common import LeftOut, Preparation, divide, existing_corpus, write_splits
+from sqvae_speech.data.corpora.common import Division, LeftOut, Preparation, divide, existing_corpus, write_splits
 from sqvae_speech.data.ids import escape_id, speaker_first
 from sqvae_speech.data.kaldi import Utterance
 from sqvae_speech.errors import UserError
@@ -28,6 +28,7 @@ def prepare_lhotse(
     test: str = "utterances",
     fraction: float = 0.05,
     seed: int = 0,
+    split_list: str | Path | None = None,
 ) -> Preparation:
     """Write ``output/{train,dev,test}`` from a Lhotse manifest; recordings stay where they are.
 
@@ -43,10 +44,11 @@ def prepare_lhotse(
         test: what test is made of, see :func:`sqvae_speech.data.corpora.common.divide`.
         fraction: part of each speaker's utterances for dev, and for test; or of the speakers for test.
         seed: of the division.
+        split_list: take the splits of this list, see :func:`sqvae_speech.data.split_list.read_split_list`.
 
     Raises:
         UserError: no such file, not this form, recordings that are not one file or not there, cuts that are mixed,
-            padded or perturbed.
+            padded or perturbed; a split list that does not fit.
     """
     path = existing_corpus(corpus, WHAT, folder_only=False)
     left_out: list[LeftOut] = []
@@ -65,7 +67,8 @@ def prepare_lhotse(
     utterances = list(found.values())
     if not all(utterance.text for utterance in utterances):
         utterances = [replace(utterance, text=None) for utterance in utterances]
-    return write_splits(divide(utterances, test, fraction, seed), left_out, output)
+    division = Division(test, fraction, seed, split_list)
+    return write_splits(divide(utterances, test, fraction, seed), left_out, output, division)
 
 
 # where it stands, recording, supervision, seconds to add to the supervision's start

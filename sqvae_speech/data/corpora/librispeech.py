@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from sqvae_speech.data.corpora import common
 from sqvae_speech.data.corpora.common import (
+    Division,
     LeftOut,
     Preparation,
     check_test,
@@ -58,6 +59,7 @@ def prepare_librispeech(
     fraction: float = 0.05,
     seed: int = 0,
     require_text: bool = True,
+    split_list: str | Path | None = None,
     max_bad: int = 0,
     progress: bool = True,
 ) -> Preparation:
@@ -84,12 +86,13 @@ def prepare_librispeech(
         fraction: part of each speaker's utterances for dev, and for test; or of the speakers for test.
         seed: of the splits.
         require_text: leave out recordings without transcript; if False, all are taken and no ``text`` is written.
+        split_list: take the splits of this list, see :func:`sqvae_speech.data.split_list.read_split_list`.
         max_bad: recordings that may be unreadable or empty.
         progress: show a progress bar.
 
     Raises:
         UserError: no such corpus, not this layout, an unknown subset or ``test``, a subset that is not there, more
-            than ``max_bad`` damaged recordings.
+            than ``max_bad`` damaged recordings, a split list that does not fit.
     """
     check_test(test, TESTS)
     root, present = _layout(existing_corpus(corpus, WHAT))
@@ -125,7 +128,7 @@ def prepare_librispeech(
         splits = divide_rest(rest, tested, fraction, seed)
     else:
         splits = divide(utterances.values(), test, fraction, seed)
-    result = write_splits(splits, left_out, output)
+    result = write_splits(splits, left_out, output, Division(test, fraction, seed, split_list))
     used = {
         "SPEAKERS.TXT": {recording.speaker for recording in source.values()},
         "CHAPTERS.TXT": {recording.chapter for recording in source.values()},

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sqvae_speech.data.corpora.common import (
+    Division,
     LeftOut,
     Preparation,
     divide,
@@ -31,6 +32,7 @@ def prepare_ljspeech(
     *,
     fraction: float = 0.02,
     seed: int = 0,
+    split_list: str | Path | None = None,
     max_bad: int = 0,
     progress: bool = True,
 ) -> Preparation:
@@ -44,11 +46,13 @@ def prepare_ljspeech(
         output: folder for the data directories.
         fraction: part of the utterances for dev, and for test.
         seed: of the splits.
+        split_list: take the splits of this list, see :func:`sqvae_speech.data.split_list.read_split_list`.
         max_bad: recordings that may be unreadable or empty, and lines that may have none.
         progress: show a progress bar.
 
     Raises:
-        UserError: no such corpus, not this layout, a line of another form, more than ``max_bad`` damaged recordings.
+        UserError: no such corpus, not this layout, a line of another form, more than ``max_bad`` damaged recordings,
+            a split list that does not fit.
     """
     path = existing_corpus(corpus, WHAT)
     root = path / "LJSpeech-1.1" if (path / "LJSpeech-1.1").is_dir() else path
@@ -70,7 +74,8 @@ def prepare_ljspeech(
     for name in sorted(set(texts) - {wav.stem for wav in wavs}):
         left_out.append(LeftOut(name, f"wavs/{name}.wav: not there, metadata.csv has it", damaged=True))
     refuse_damage(left_out, max_bad)
-    return write_splits(divide(utterances, "utterances", fraction, seed), left_out, output)
+    division = Division("utterances", fraction, seed, split_list)
+    return write_splits(divide(utterances, "utterances", fraction, seed), left_out, output, division)
 
 
 def _texts(path: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ def prepare_mini(
     *,
     fraction: float = 0.05,
     seed: int = 0,
+    split_list: str | Path | None = None,
     max_bad: int = 0,
     progress: bool = True,
 ) -> Preparation:
@@ -34,7 +35,16 @@ def prepare_mini(
     if not (root / "ali").is_file():
         raise UserError(f"{root} has no file `ali`; --corpus takes {WHAT}. A corpus without one: `prepare vctk`")
     ali = _read_ali(root / "ali")
-    result = prepare_vctk(root, output, fraction=fraction, seed=seed, max_bad=max_bad, progress=progress, ali=ali)
+    result = prepare_vctk(
+        root,
+        output,
+        fraction=fraction,
+        seed=seed,
+        split_list=split_list,
+        max_bad=max_bad,
+        progress=progress,
+        ali=ali,
+    )
     for data in result.splits.values():
         for utterance in data:
             if not utterance.ali:

@@ -14,9 +14,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sqvae_speech.data.corpora import known_bad
 from sqvae_speech.data.corpora.common import (
+    TESTS,
+    Division,
     LeftOut,
     Preparation,
+    check_test,
+    divide,
     duration_of,
     entries_of,
     existing_corpus,
@@ -26,7 +31,6 @@ from sqvae_speech.data.corpora.common import (
 from sqvae_speech.data.files import read_text
 from sqvae_speech.data.ids import check_id
 from sqvae_speech.data.kaldi import Interval, Utterance
-from sqvae_speech.data.splits import SPLITS, Item, split_by_sentence
 from sqvae_speech.errors import UserError
 
 MICS = ("mic1", "mic2")
@@ -38,9 +42,12 @@ def prepare_vctk(
     output: str | Path,
     *,
     mic: str = "mic1",
+    test: str = "utterances",
     fraction: float = 0.05,
     seed: int = 0,
     require_text: bool = True,
+    keep_known_bad: bool = False,
+    split_list: str | Path | None = None,
     max_bad: int = 0,
     progress: bool = True,
     ali: Mapping[str, tuple[Interval, ...]] | None = None,
@@ -49,26 +56,34 @@ def prepare_vctk(
 
     Splits by :func:`sqvae_speech.data.splits.split_by_sentence`: all speakers are in train; dev and test each get
     about ``fraction`` of every speaker's sentences, and no text that is read in one split is read in another (the
-    24 sentences of the rainbow passage and the elicitation paragraph are read by nearly all speakers).
+    24 sentences of the rainbow passage and the elicitation paragraph are read by nearly all speakers). With ``test``
+    ``speakers`` test is instead all that a ``fraction`` of the speakers say, who are in neither train nor dev; what
+    they have in common with the others, who read it in train, is only those 24 sentences.
 
     Utterance ids are ``p225-001``. Left out, with the reason in ``output/left_out.txt``: the other microphone's
     recordings; speakers that have no recording of ``mic`` (p280 and p315 have no mic2); recordings without transcript
-    (all of p315's) unless ``require_text`` is False; file names of another form.
+    (all of p315's) unless ``require_text`` is False; file names of another form; and the recordings that
+    :data:`sqvae_speech.data.corpora.known_bad.VCTK` lists, unless ``keep_known_bad``.
 
     Args:
         corpus: the corpus' folder, or the folder that holds it.
         output: folder for the data directories.
         mic: ``mic1`` (omni-directional) or ``mic2`` (small diaphragm condenser), for the 0.92 layout.
-        fraction: part of each speaker's utterances for dev, and for test.
+        test: what test is made of, ``utterances`` or ``speakers``.
+        fraction: part of each speaker's utterances for dev, and for test; or of the speakers for test.
         seed: of the splits.
         require_text: leave out recordings without transcript; if False, all are taken and no ``text`` is written.
+        keep_known_bad: take the recordings that are known to be bad, too.
+        split_list: take the splits of this list, see :func:`sqvae_speech.data.split_list.read_split_list`.
         max_bad: recordings that may be unreadable or empty.
         progress: show a progress bar.
         ali: intervals by utterance id, for corpora that have them.
 
     Raises:
-        UserError: no such corpus, not this layout, an unknown ``mic``, more than ``max_bad`` damaged recordings.
+        UserError: no such corpus, not this layout, an unknown ``mic`` or ``test``, more than ``max_bad`` damaged
+            recordings, a split list that does not fit.
     """
+    check_test(test, TESTS)
     if mic not in MICS:
         raise UserError(f"unknown microphone {mic!r}; VCTK 0.92 has {' and '.join(MICS)} (--mic)")
     root, audio = _layout(existing_corpus(corpus, WHAT))
@@ -77,14 +92,17 @@ def prepare_vctk(
     left_out: list[LeftOut] = []
     chosen = _choose(audio, mic if audio.name != "wav48" else None, left_out)
     utterances: list[Utterance] = []
-    items: list[Item] = []
     for path in tqdm(chosen, desc=f"reading {audio.name}", unit="recording", disable=not progress):
         name = str(path.relative_to(root))
         speaker, sentence = path.parent.name, _sentence(path)
         utterance_id = f"{speaker}-{sentence}"
+        if utterance_id in known_bad.VCTK and not keep_known_bad:
+            left_out.append(LeftOut(name, str(known_bad.VCTK[utterance_id])))
+            continue
         text = _transcript(root / "txt" / speaker / f"{speaker}_{sentence}.txt") if require_text else None
         if require_text and not text:
-            left_out.append(LeftOut(name, "no transcript in txt/"))
+            published = ", the corpus has none of this speaker" if speaker in known_bad.VCTK_WITHOUT_TEXT else ""
+            left_out.append(LeftOut(name, f"no transcript in txt/{published}"))
             continue
         try:
             check_id(speaker, name, "speaker")
@@ -104,13 +122,10 @@ def prepare_vctk(
                 ali=(ali or {}).get(utterance_id, ()),
             )
         )
-        items.append(Item(utterance_id, speaker, _normalised(text) if text else sentence))
     refuse_damage(left_out, max_bad)
-    split_of = split_by_sentence(items, fraction, seed)
-    splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
-    for utterance in utterances:
-        splits[split_of[utterance.utterance_id]].append(utterance)
-    return write_splits(splits, left_out, output)
+    splits = divide(utterances, test, fraction, seed, _text_or_number)
+    method = "sentences" if test == "utterances" else test
+    return write_splits(splits, left_out, output, Division(method, fraction, seed, split_list))
 
 
 def _layout(path: Path) -> tuple[Path, Path]:
@@ -146,6 +161,8 @@ def _choose(audio: Path, mic: str | None, left_out: list[LeftOut]) -> list[Path]
         reason = "other microphone"
         if (speaker, sentence) not in have:
             reason = f"not recorded with {mic}" if speaker in speakers else f"speaker has no recording of {mic}"
+            if mic == "mic2" and speaker in known_bad.VCTK_WITHOUT_MIC2:
+                reason = "speaker has no recording of mic2: technical problems, by the corpus' README"
         left_out += [LeftOut(name, reason) for name in names]
     if not chosen:
         example = next((item.name for item in left_out), "no wav or flac")
@@ -162,6 +179,7 @@ def _transcript(path: Path) -> str:
     return " ".join(read_text(path).split()) if path.is_file() else ""
 
 
-def _normalised(text: str) -> str:
-    """Return the words alone, so that punctuation and case do not make two sentences of one."""
-    return " ".join(re.findall(r"[\w']+", text.lower()))
+def _text_or_number(utterance: Utterance) -> str:
+    """Return the words alone, so that punctuation and case do not make two sentences of one; the number without."""
+    words = " ".join(re.findall(r"[\w']+", (utterance.text or "").lower()))
+    return words if utterance.text else utterance.utterance_id.partition("-")[2]

@@ -1,0 +1,126 @@
+"""Look at data directories and shards, and check them: ``sqvae-speech data``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqvae_speech.bin._cli import ArgumentParser, run
+
+FOLDER = "Kaldi data directory or folder of shards"
+
+
+def get_parser() -> ArgumentParser:
+    """Return the parser."""
+    parser = ArgumentParser(prog="sqvae-speech data", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=ArgumentParser)
+
+    summary = actions.add_parser(
+        "summary", description="Counts, hours, speakers, levels.", help="counts, hours, speakers, levels"
+    )
+    summary.add_argument("folders", type=Path, nargs="+", metavar="DIR", help=FOLDER)
+    summary.add_argument("--json", action="store_true", help="print an object with the folders as keys")
+    summary.add_argument("--speakers", type=int, default=20, metavar="N", help="rows of the table; 0 for all")
+
+    validate = actions.add_parser(
+        "validate",
+        description="Check data directories as Kaldi does, and everything that is in shards. Exits with 1 if there "
+        "is a fault; all faults of shards and recordings are listed.",
+        help="find what is wrong",
+    )
+    validate.add_argument("folders", type=Path, nargs="+", metavar="DIR", help=FOLDER)
+    validate.add_argument("--allow-pipes", action="store_true", help="accept commands in wav.scp")
+    validate.add_argument("--audio", action="store_true", help="also open every recording of a data directory")
+
+    show = actions.add_parser(
+        "show", description="An utterance, and a picture of its mel.", help="one utterance, with its mel"
+    )
+    show.add_argument("folder", type=Path, metavar="DIR", help=FOLDER)
+    show.add_argument("utterance", metavar="UTTERANCE", help="its id")
+    plot = show.add_mutually_exclusive_group()
+    plot.add_argument(
+        "--plot", type=Path, metavar="PNG", help="the picture (default: UTTERANCE.png, where you stand)"
+    )
+    plot.add_argument("--no-plot", action="store_true", help="no picture")
+    show.add_argument("--mel-spec", default="sqvae16k", help="preset of the mel, for a data directory")
+    show.add_argument(
+        "--channel", help="of a recording with several, for the mel: a number from 0 (default: the mean)"
+    )
+    show.add_argument("--allow-pipes", action="store_true", help="run a command in wav.scp")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatch to ``summary``, ``validate`` or ``show``."""
+    args = get_parser().parse_args(argv)
+    return {"summary": _summary, "validate": _validate, "show": _show}[args.action](args)
+
+
+def _summary(args: argparse.Namespace) -> int:
+    from sqvae_speech.data.inspection import format_summary, summarize
+    from sqvae_speech.errors import UserError
+
+    if args.speakers < 0:
+        raise UserError(f"--speakers {args.speakers}; legal is 0 (all) or more")
+    found = {str(folder): summarize(folder) for folder in args.folders}
+    if args.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return 0
+    print(
+        "\n\n".join(
+            f"{name}: {values['kind']}\n{format_summary(values, args.speakers)}" for name, values in found.items()
+        )
+    )
+    return 0
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from sqvae_speech.data.inspection import is_shards
+    from sqvae_speech.data.integrity import REMEDY, check_data_dir, check_shards
+    from sqvae_speech.errors import UserError
+
+    count, bad, shards = 0, 0, False
+    for folder in args.folders:
+        try:
+            what, faults = (
+                check_shards(folder) if is_shards(folder) else check_data_dir(folder, args.allow_pipes, args.audio)
+            )
+        except UserError as error:
+            what, faults = "", [str(error)]
+        if faults:
+            count, bad = count + len(faults), bad + 1
+            shards = shards or is_shards(folder)
+            print(f"{folder}: {_faults(len(faults))}", file=sys.stderr)
+            for fault in faults:
+                print(f"  {fault}", file=sys.stderr)
+        else:
+            print(f"{folder}: valid ({what})")
+    if count:
+        where = f"{bad} of {len(args.folders)} folders" if len(args.folders) > 1 else str(args.folders[0])
+        raise UserError(f"{_faults(count)} in {where}{f'; {REMEDY}' if shards else ''}")
+    return 0
+
+
+def _faults(count: int) -> str:
+    return f"{count} fault{'' if count == 1 else 's'}"
+
+
+def _show(args: argparse.Namespace) -> int:
+    from sqvae_speech.audio.melspec import MelSpec
+    from sqvae_speech.data.show import show
+    from sqvae_speech.plots import plot_mels
+
+    shown = show(args.folder, args.utterance, MelSpec.preset(args.mel_spec), args.channel, args.allow_pipes)
+    print(shown)
+    if shown.mel is not None and not args.no_plot:
+        title = f"{shown.utterance_id} ({shown.mel_spec.name})"
+        path = plot_mels(
+            args.plot or Path(f"{shown.utterance_id}.png"), {title: shown.mel}, shown.mel_spec, {title: shown.ali}
+        )
+        print(f"picture: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
