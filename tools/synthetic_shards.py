@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import webdataset
 
+from sqvae_speech.audio.front_end import FrontEnd
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.data.index import VERSION, ShardIndex, ShardInfo, file_sha256
 from sqvae_speech.data.npy import npy_bytes
@@ -50,11 +51,20 @@ def write_synthetic_shards(
                 number += 1
         with tarfile.open(path, "r:") as archive:
             places = {member.name: (member.offset_data, member.size) for member in archive}
-        info = ShardInfo(path.name, len(listed), sum(frames), path.stat().st_size, file_sha256(path))
+        info = ShardInfo(
+            name=path.name,
+            utterances=len(listed),
+            frames=sum(frames),
+            shortest=min(frames),
+            longest=max(frames),
+            clipped=0,
+            bytes=path.stat().st_size,
+            sha256=file_sha256(path),
+        )
         utterances = [[*item, places[f"{item[0]}.mel.npy"], places[f"{item[0]}.json"]] for item in listed]
         state = {"version": VERSION, "inputs": "", "shard": vars(info), "utterances": utterances, "bad": []}
         (folder / info.sidecar).write_text(json.dumps(state))
         shards.append(info)
-    index = ShardIndex(folder, split, mel_spec, dtype, tuple(sorted(speakers)), tuple(shards))
+    index = ShardIndex(folder, split, mel_spec, FrontEnd(), dtype, tuple(sorted(speakers)), tuple(shards))
     index.save()
     return index

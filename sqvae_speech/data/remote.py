@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqvae_speech.data.downloads import DownloadFolder, RemoteFile, fetch_file
 from sqvae_speech.data.index import Entry, ShardIndex, ShardInfo
+from sqvae_speech.data.shard_downloads import DownloadFolder, RemoteFile, fetch_file
 from sqvae_speech.errors import UserError
 
 SCHEMES = ("http://", "https://", "pipe:")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from sqvae_speech.data.index import MIN_FRAMES
 from sqvae_speech.models.speech import SpeechModelConfig
 
 BATCHING = ("crops", "utterances")
@@ -44,7 +45,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.batching not in BATCHING:
             raise ValueError(f"data.batching must be one of {', '.join(BATCHING)}, got {self.batching!r}")
-        for name, least in (("num_workers", 0), ("segment_frames", 4), ("batch_frames", 4), ("shuffle_shards", 0)):
+        limits = {"num_workers": 0, "segment_frames": MIN_FRAMES, "batch_frames": MIN_FRAMES, "shuffle_shards": 0}
+        for name, least in limits.items():
             if getattr(self, name) < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {getattr(self, name)}")
         if self.cache_gb is not None and not self.cache_gb >= 0:

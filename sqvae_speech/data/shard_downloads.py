@@ -74,7 +74,7 @@ def fetch_file(
                 os.unlink(file.name)
                 raise UserError(
                     f"{address}: {problem}; are the shards there whole, and of this index.json? "
-                    "`sqvae-speech validate` where they were made says so"
+                    "`sqvae-speech data validate` where they were made says so"
                 )
             file.flush()
             os.fsync(file.fileno())
