@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from sqvae_speech.errors import UserError
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to, and rename it to ``path`` if the block succeeds.
 
-    The temporary file is removed when the block raises. Its name carries the process id, so two processes that
-    write the same file leave one of the two whole, never a mixture.
+    The temporary file is removed when the block raises. Its name is this machine's, process' and thread's alone, so
+    two of them that write the same file leave one of the two whole, never a mixture.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    writer = f"{socket.gethostname()}.{os.getpid()}.{threading.get_native_id()}"
+    temporary = path.with_name(f".{path.name}.{writer}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary

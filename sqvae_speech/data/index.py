@@ -140,7 +140,11 @@ class ShardIndex:
 
     def shard_paths(self) -> list[Path]:
         """Paths of the shards in order, what ``webdataset.WebDataset`` takes as strings."""
-        return [self.folder / shard.name for shard in self.shards]
+        return [self.shard_path(number) for number in range(len(self.shards))]
+
+    def shard_path(self, number: int) -> Path:
+        """Path of a shard, by its number."""
+        return self.folder / self.shards[number].name
 
     def save(self) -> None:
         """Write ``index.json``, whole or not at all."""
@@ -171,12 +175,23 @@ class ShardIndex:
         if not path.is_file():
             there = "has no index.json" if folder.is_dir() else "does not exist"
             raise UserError(f"{folder} {there}; make or finish the shards with `sqvae-speech shards`")
+        index = cls.read(path)
+        index.validate()
+        return index
+
+    @classmethod
+    def read(cls, path: Path) -> "ShardIndex":
+        """Read an ``index.json``, without looking for the shards.
+
+        Raises:
+            UserError: it is missing or not one of ours.
+        """
         values = read_json(path)
         try:
             if values["version"] != VERSION:
                 raise UserError(f"{path} has version {values['version']}, this is {VERSION}; write the shards again")
-            index = cls(
-                folder=folder,
+            return cls(
+                folder=path.parent,
                 split=values["split"],
                 mel_spec=MelSpec.from_dict(values["mel_spec"]),
                 front_end=FrontEnd.from_dict(values["front_end"]),
@@ -187,8 +202,6 @@ class ShardIndex:
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is not an index of shards ({error!r}); write the shards again") from None
-        index.validate()
-        return index
 
     def validate(self, checksums: bool = False) -> None:
         """Check that every shard is there with its full size and its list of utterances.

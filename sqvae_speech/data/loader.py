@@ -1,24 +1,21 @@
-"""Training batches: a random crop of every utterance in every epoch, from an exact position on."""
+"""Endless loaders of training batches, crops or whole utterances, from an exact position on."""
 
-import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from sqvae_speech.data.endless import Loader, Window
 from sqvae_speech.data.index import ShardIndex
-from sqvae_speech.data.reader import ShardReader, pad, speaker_numbers
+from sqvae_speech.data.order import BatchPlan, EpochPlan
 from sqvae_speech.errors import UserError
 
-CACHE_BYTES = 1 << 30
 
+class SegmentLoader(Loader[EpochPlan, int]):
+    """An endless iterable of batches of crops: one random crop of every utterance in every epoch.
 
-class SegmentLoader:
-    """An endless iterable of batches of crops.
+    That is the published policy: an utterance is visited once an epoch and gives one crop, drawn anew each time, so
+    a step's crops are of different utterances. (Several crops a visit would read less and correlate the gradient.)
 
     The examples form one endless sequence: epoch after epoch, each an order of all utterances and a place to crop in
     each, drawn from ``(seed, epoch)``. A batch is the next ``batch_size`` examples, across the ends of epochs, and a
@@ -27,163 +24,162 @@ class SegmentLoader:
     up by another.
 
     Args:
-        index_dir: folder of shards, or its index.
+        shards: see :class:`Loader`, also for all that is not listed here.
         batch_size: examples of the global batch, over all processes.
         segment_frames: frames of a crop; a shorter utterance is given whole and zero-padded (see ``lengths``).
-        seed: of order and crops.
-        num_workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
-        shuffle: False keeps the order of the manifest; crops are random still.
-        rank, world_size: this process, of how many.
-        speakers: the order that numbers the speakers; by default the index' own.
-        cache_bytes: mels are kept in memory, as stored, up to so many bytes; the others are read from the shards,
-            which are mapped into memory, each time.
 
     Yields:
         dict with ``mel`` (b, n_mels, segment_frames) float32, ``lengths`` (b,) int64, real frames of each;
         ``speaker`` (b,) int64; ``utterance_id``, a list of b; b = batch_size / world_size.
 
     Raises:
-        UserError: the index or a shard is missing or damaged; a speaker that is not in ``speakers``; a batch size
-            that the processes cannot share evenly; an illegal number.
+        UserError: see :class:`Loader`; a batch size that the processes cannot share evenly.
     """
+
+    batching = "crops"
 
     def __init__(
         self,
-        index_dir: str | Path | ShardIndex,
+        shards: str | Path | ShardIndex,
         *,
         batch_size: int,
         segment_frames: int,
-        seed: int,
-        num_workers: int = 0,
-        shuffle: bool = True,
-        rank: int = 0,
         world_size: int = 1,
-        speakers: Sequence[str] | None = None,
-        cache_bytes: int = CACHE_BYTES,
+        **options: Any,
     ):
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("segment_frames", segment_frames, 1),
-            ("seed", seed, 0),
-            ("num_workers", num_workers, 0),
-            ("world_size", world_size, 1),
-        ):
-            if value < least:
-                raise UserError(f"{name} {value}; at least {least} is needed")
+        self._at_least(1, batch_size=batch_size, segment_frames=segment_frames, world_size=world_size)
         if batch_size % world_size:
             raise UserError(
                 f"batch_size {batch_size} cannot be shared by {world_size} processes; use a multiple of {world_size}"
             )
-        if not 0 <= rank < world_size:
-            raise UserError(f"rank {rank} of {world_size} processes; legal are 0 to {world_size - 1}")
-        self.index = index_dir if isinstance(index_dir, ShardIndex) else ShardIndex.load(index_dir)
         self.batch_size = batch_size
         self.segment_frames = segment_frames
-        self.seed = seed
-        self.num_workers = num_workers
-        self.shuffle = shuffle
-        self.rank = rank
-        self.world_size = world_size
-        numbers = speaker_numbers(self.index, speakers)
-        self._entries = self.index.entries()
-        self._speakers = [numbers[entry.speaker] for entry in self._entries]
-        self._reader = ShardReader(self.index)
-        self._cache: dict[int, np.ndarray] = {}
-        self._cache_left = cache_bytes
-        self._cache_lock = threading.Lock()
-        self._plans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self.position = 0  # examples of the global sequence that have been handed out
+        super().__init__(shards, world_size=world_size, **options)
 
     @property
-    def num_utterances(self) -> int:
-        """Utterances, and examples of an epoch."""
-        return len(self._entries)
+    def position(self) -> int:
+        """Examples of the global sequence that have been handed out."""
+        return self._cursor
 
     @property
     def epoch(self) -> float:
-        """Epochs gone by, with the fraction of the current one."""
-        return self.position / self.num_utterances
+        return self._cursor / self.num_utterances
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position after the batches yielded so far, whatever has been prepared ahead."""
-        return {
-            "position": self.position,
-            "epoch": self.position // self.num_utterances,
-            "seed": self.seed,
-            "shuffle": self.shuffle,
-            "fingerprint": self.index.fingerprint,
-        }
+    @property
+    def _frames_of_batch(self) -> int:
+        return self.batch_size // self.world_size * self.segment_frames
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at a saved position; batch size and number of processes may be others than then.
+    def _start(self) -> int:
+        return 0
 
-        Raises:
-            UserError: the state is of other shards, another seed or order.
-        """
-        for name, ours in (("fingerprint", self.index.fingerprint), ("seed", self.seed), ("shuffle", self.shuffle)):
-            if state[name] != ours:
-                what = "shards with other contents" if name == "fingerprint" else f"{name} {state[name]}"
-                raise UserError(
-                    f"the saved position is of {what}, {self.index.folder} is read with {name} {ours}; resume with "
-                    "the same shards and settings, or start anew"
-                )
-        self.position = int(state["position"])
+    def _after(self, cursor: int) -> int:
+        return cursor + self.batch_size
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        if not self.num_workers:
-            while True:
-                batch = self.batch_at(self.position)
-                self.position += self.batch_size
-                yield batch
-        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="segments") as pool:
-            ahead: deque[tuple[int, Future[dict[str, Any]]]] = deque()
-            while True:
-                if ahead and ahead[0][0] != self.position:  # load_state_dict was called meanwhile
-                    ahead.clear()
-                while len(ahead) < 2 * self.num_workers:
-                    position = self.position + len(ahead) * self.batch_size
-                    ahead.append((position, pool.submit(self.batch_at, position)))
-                batch = ahead.popleft()[1].result()
-                self.position += self.batch_size
-                yield batch
-
-    def batch_at(self, position: int) -> dict[str, Any]:
-        """Return this process' part of the batch that begins at example ``position`` of the global sequence."""
+    def _batch(self, cursor: int) -> dict[str, Any]:
         share = self.batch_size // self.world_size
-        start = position + self.rank * share
-        crops, chosen = [], []
-        for example in range(start, start + share):
-            epoch, place = divmod(example, self.num_utterances)
-            order, where = self._plan(epoch)
-            number = int(order[place])
-            mel = self._mel(number)
-            first = int(where[place] * (max(0, mel.shape[1] - self.segment_frames) + 1))
-            crops.append(mel[:, first : first + self.segment_frames])
-            chosen.append(number)
-        return {
-            **pad(crops, self.segment_frames),
-            "speaker": torch.tensor([self._speakers[number] for number in chosen]),
-            "utterance_id": [self._entries[number].utterance_id for number in chosen],
-        }
+        start = cursor + self.rank * share
+        end = start + share
+        orders, draws = [], []
+        while start < end:
+            epoch, place = divmod(start, self.num_utterances)
+            size = min(end - start, self.num_utterances - place)
+            plan = self._plan(epoch)
+            orders.append(plan.order[place : place + size])
+            draws.append(plan.draws[place : place + size])
+            start += size
+        numbers = np.concatenate(orders)
+        num_frames = self._utterances.num_frames[numbers]
+        lengths = np.minimum(num_frames, self.segment_frames)
+        first = (np.concatenate(draws) * (num_frames - lengths + 1)).astype(np.int64)
+        return self._example(numbers, first, lengths, self.segment_frames)
 
-    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Order of an epoch's utterances, and where in [0, 1) of its possible crops each is cut."""
-        plan = self._plans.get(epoch)
-        if plan is None:
-            rng = np.random.default_rng((self.seed, epoch))
-            order = rng.permutation(self.num_utterances) if self.shuffle else np.arange(self.num_utterances)
-            plan = (order, rng.random(self.num_utterances))
-            # A batch seldom spans more than two epochs; threads may still be at the one before.
-            kept = {number: self._plans[number] for number in list(self._plans)[-3:]}
-            self._plans = {**kept, epoch: plan}
-        return plan
+    def _windows(self, cursor: int) -> tuple[Window, Window]:
+        first, last = (divmod(place, self.num_utterances) for place in (cursor, cursor + self.batch_size - 1))
+        return self._window_of(*first), self._window_of(*last)
 
-    def _mel(self, number: int) -> np.ndarray:
-        mel = self._cache.get(number)
-        if mel is None:
-            mel = self._reader.mel(self._entries[number])
-            with self._cache_lock:
-                if number not in self._cache and mel.nbytes <= self._cache_left:
-                    self._cache[number] = mel.copy()
-                    self._cache_left -= mel.nbytes
-        return mel
+    def _draw(self, epoch: int) -> EpochPlan:
+        return self._order(epoch)
+
+    def _position(self) -> dict[str, int]:
+        return {"position": self._cursor, "epoch": self._cursor // self.num_utterances}
+
+    def _move_to(self, state: dict[str, Any]) -> None:
+        self._cursor = int(state["position"])
+
+
+class UtteranceLoader(Loader[BatchPlan, tuple[int, int]]):
+    """An endless iterable of batches of whole utterances of like length.
+
+    The batches form one endless sequence: epoch after epoch, each a division of all utterances into batches, drawn
+    from ``(seed, epoch)``. In a step every process takes one: of ``world_size`` that follow each other the
+    ``rank``-th. The ends of epochs do not matter to that, so every process always has a batch, and in an epoch
+    nothing is left out or comes twice. The sequence does not depend on the number of processes, a step is as many
+    batches of it as there are processes.
+
+    Args:
+        shards: see :class:`Loader`, also for all that is not listed here.
+        batch_frames: frames of one process' batch at most, padding included.
+
+    Yields:
+        dict with ``mel`` (b, n_mels, T) float32, T the longest's frames, zero beyond ``lengths`` (b,) int64;
+        ``speaker`` (b,) int64; ``utterance_id``, a list of b. b * T is at most ``batch_frames``.
+
+    Raises:
+        UserError: see :class:`Loader`; an utterance that is longer than ``batch_frames``.
+    """
+
+    batching = "utterances"
+
+    def __init__(self, shards: str | Path | ShardIndex, *, batch_frames: int, **options: Any):
+        self._at_least(1, batch_frames=batch_frames)
+        self.batch_frames = batch_frames
+        super().__init__(shards, **options)
+        longest = int(np.argmax(self._utterances.num_frames))
+        frames = int(self._utterances.num_frames[longest])
+        if frames > batch_frames:
+            raise UserError(
+                f"batch_frames {batch_frames}; {self._utterances.ids[longest]!r} of {self.index.folder} has {frames} "
+                f"frames: give at least {frames} (data.batch_frames), or leave it out of the shards"
+            )
+
+    @property
+    def epoch(self) -> float:
+        epoch, number = self._cursor
+        return epoch + number / len(self._plan(epoch).numbers)
+
+    @property
+    def _frames_of_batch(self) -> int:
+        return self.batch_frames
+
+    def _start(self) -> tuple[int, int]:
+        return 0, 0
+
+    def _after(self, cursor: tuple[int, int]) -> tuple[int, int]:
+        return self._later(cursor, self.world_size)
+
+    def _later(self, cursor: tuple[int, int], batches: int) -> tuple[int, int]:
+        epoch, number = cursor[0], cursor[1] + batches
+        while number >= (size := len(self._plan(epoch).numbers)):
+            epoch, number = epoch + 1, number - size
+        return epoch, number
+
+    def _batch(self, cursor: tuple[int, int]) -> dict[str, Any]:
+        epoch, number = self._later(cursor, self.rank)
+        numbers = self._plan(epoch).numbers[number]
+        lengths = self._utterances.num_frames[numbers]
+        return self._example(numbers, np.zeros_like(lengths), lengths, int(lengths.max()))
+
+    def _windows(self, cursor: tuple[int, int]) -> tuple[Window, Window]:
+        return self._window_of(*cursor), self._window_of(*self._later(cursor, self.world_size - 1))
+
+    def _draw(self, epoch: int) -> BatchPlan:
+        return self._order.batches(epoch, self._utterances.num_frames, self.batch_frames)
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "batch_frames": self.batch_frames}
+
+    def _position(self) -> dict[str, int]:
+        return dict(zip(("epoch", "batch"), self._cursor, strict=True))
+
+    def _move_to(self, state: dict[str, Any]) -> None:
+        self._cursor = (int(state["epoch"]), int(state["batch"]))

@@ -2,12 +2,11 @@
 
 import io
 import json
-import mmap
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +35,36 @@ class UtteranceMel:
     meta: dict[str, Any]
 
 
+class Utterances(NamedTuple):
+    """What the loaders know of the N utterances of an index, in the order of the manifest: columns, not rows.
+
+    Attributes:
+        ids: utterance ids.
+        speakers: (N,) int64, their numbers.
+        num_frames: (N,) int64.
+        shards: (N,) int64.
+        offsets, sizes: (N,) int64, place and bytes of each ``.mel.npy`` in its shard.
+    """
+
+    ids: list[str]
+    speakers: np.ndarray
+    num_frames: np.ndarray
+    shards: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, index: ShardIndex, speakers: Sequence[str] | None = None) -> "Utterances":
+        """List the utterances of an index; ``speakers`` and errors as in :func:`speaker_numbers`."""
+        numbers = speaker_numbers(index, speakers)
+        ids = []
+        columns = np.empty((5, index.num_utterances), dtype=np.int64)
+        for row, entry in enumerate(index.entries()):
+            ids.append(entry.utterance_id)
+            columns[:, row] = (numbers[entry.speaker], entry.num_frames, entry.shard, *entry.mel)
+        return cls(ids, *columns)
+
+
 class ShardReader:
     """Random access to the utterances of an index, through memory maps of its shards.
 
@@ -45,27 +74,31 @@ class ShardReader:
 
     def __init__(self, index: ShardIndex):
         self.index = index
-        self._maps: dict[int, mmap.mmap] = {}
+        self._maps: dict[int, np.ndarray] = {}
 
     def mel(self, entry: Entry) -> np.ndarray:
         """Return an utterance's mel, (n_mels, T), as a read-only view of the stored float32 or float16."""
-        offset, size = entry.mel
-        shard = self._map(entry.shard)
-        shape = (self.index.mel_spec.n_mels, entry.num_frames)
+        return self.mel_at(entry.shard, *entry.mel, entry.num_frames, entry.utterance_id)
+
+    def mel_at(self, shard: int, offset: int, size: int, num_frames: int, utterance_id: str) -> np.ndarray:
+        """Return the mel whose ``.npy`` lies at ``offset``, as :meth:`mel` does; the id is for messages."""
+        content = self._map(shard)
+        shape = (self.index.mel_spec.n_mels, num_frames)
         header = npy_header(shape, self.index.dtype)  # the same for equal shapes: compared, not parsed
-        data = size - shape[0] * shape[1] * np.dtype(self.index.dtype).itemsize
-        if data != len(header) or shard[offset : offset + data] != header:
-            name = self.index.shards[entry.shard].name
+        start = offset + len(header)
+        end = start + shape[0] * shape[1] * np.dtype(self.index.dtype).itemsize
+        if end != offset + size or end > len(content) or content[offset:start].tobytes() != header:
+            name = self.index.shards[shard].name
             raise UserError(
-                f"{self.index.folder / name} does not hold the mel of {entry.utterance_id!r} where its list says; "
+                f"{self.index.folder / name} does not hold the mel of {utterance_id!r} where its list says; "
                 "remove it and run `sqvae-speech shards` again"
             )
-        return np.frombuffer(shard, self.index.dtype, shape[0] * shape[1], offset + data).reshape(shape)
+        return content[start:end].view(self.index.dtype).reshape(shape)
 
     def meta(self, entry: Entry) -> dict[str, Any]:
         """Return an utterance's ``json``."""
         offset, size = entry.json
-        return json.loads(self._map(entry.shard)[offset : offset + size])
+        return json.loads(self._map(entry.shard)[offset : offset + size].tobytes())
 
     def utterance(self, entry: Entry) -> UtteranceMel:
         """Return an utterance with a float32 copy of its mel."""
@@ -73,11 +106,58 @@ class ShardReader:
         mel = self.mel(entry).astype(np.float32)
         return UtteranceMel(entry.utterance_id, entry.speaker, mel, meta["peak"], meta)
 
-    def _map(self, number: int) -> mmap.mmap:
-        if number not in self._maps:
-            with (self.index.folder / self.index.shards[number].name).open("rb") as file:
-                self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._maps[number]
+    def keep(self, shards: Collection[int]) -> None:
+        """Let the maps of all other shards go; they are made again when they are read again."""
+        self._maps = {number: content for number, content in self._maps.items() if number in shards}
+
+    def _map(self, number: int) -> np.ndarray:
+        content = self._maps.get(number)
+        if content is None:
+            content = map_file(self.index.shard_path(number)).numpy()
+            content.flags.writeable = False
+            self._maps[number] = content
+        return content
+
+
+def map_file(path: Path) -> Tensor:
+    """Map a file, which is not empty, into memory: (bytes,) uint8. What is written to it never reaches the file.
+
+    The file is not held open: Python's own maps keep a descriptor each, of which a process may have 1024, and large
+    corpora have more shards.
+    """
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+
+
+class ShardSource:
+    """Cuts batches from the shards, an utterance after the other.
+
+    Args:
+        reader: of the shards.
+        utterances: of its index.
+    """
+
+    def __init__(self, reader: ShardReader, utterances: Utterances):
+        self._reader = reader
+        self._utterances = utterances
+        self._n_mels = reader.index.mel_spec.n_mels
+
+    def gather(self, numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
+        """Cut ``lengths`` (B,) frames from frame ``first`` (B,) on out of the utterances ``numbers`` (B,).
+
+        Returns:
+            (B, n_mels, width) float32, zero beyond ``lengths``.
+        """
+        places = self._utterances
+        out = np.empty((len(numbers), self._n_mels, width), dtype=np.float32)
+        stored = (places.shards, places.offsets, places.sizes, places.num_frames)
+        columns = (numbers, *(column[numbers] for column in stored), first, lengths)
+        rows = zip(out, *(column.tolist() for column in columns), strict=True)
+        for row, number, shard, offset, size, num_frames, start, length in rows:
+            mel = self._reader.mel_at(shard, offset, size, num_frames, places.ids[number])
+            row[:, :length] = mel[:, start : start + length]
+            if length < width:
+                row[:, length:] = 0.0
+        return torch.from_numpy(out)
 
 
 def speaker_numbers(index: ShardIndex, speakers: Sequence[str] | None) -> dict[str, int]:

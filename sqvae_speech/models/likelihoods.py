@@ -14,10 +14,18 @@ from sqvae_speech.quantization.functional import at_least_float32
 
 
 class ReconstructionLoss(NamedTuple):
-    """``loss``: scalar in nats per example, up to constants. ``mse``: detached mean squared error, whole batch."""
+    """Of the global batch.
+
+    Attributes:
+        loss: scalar in nats per example, up to constants.
+        mse: detached mean squared error.
+        share: detached; this process' number of examples relative to the mean over the processes. A mean over its
+            own examples, times this, averages over processes to the mean over all examples, and so do gradients.
+    """
 
     loss: Tensor
     mse: Tensor
+    share: Tensor
 
 
 class _SquaredError(NamedTuple):
@@ -27,6 +35,7 @@ class _SquaredError(NamedTuple):
     total_sum: Tensor
     total_values: Tensor
     total_examples: Tensor
+    share: Tensor
     world_size: int
 
 
@@ -46,7 +55,8 @@ def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None, synchron
     if synchronize and dist.is_available() and dist.is_initialized():
         dist.all_reduce(totals)
         world_size = dist.get_world_size()
-    return _SquaredError(local, totals[0], totals[1].clamp(min=1.0), totals[2], world_size)
+    share = (world_size * len(output) / totals[2]).to(local.dtype)
+    return _SquaredError(local, totals[0], totals[1].clamp(min=1.0), totals[2], share, world_size)
 
 
 class ArelboLikelihood(nn.Module):
@@ -65,7 +75,8 @@ class ArelboLikelihood(nn.Module):
         # d/dθ (D/2) log MSE = D/2 · ∇(sum) / (values · MSE); the first term has the value, the second the gradient
         scale = (error.world_size * 0.5 / (error.total_examples * mse)).to(error.local_sum.dtype)
         value = (0.5 * values_per_example * mse.log()).to(error.local_sum.dtype)
-        return ReconstructionLoss(value + scale * (error.local_sum - error.local_sum.detach()), mse.float())
+        loss = value + scale * (error.local_sum - error.local_sum.detach())
+        return ReconstructionLoss(loss, mse.float(), error.share)
 
 
 class GaussianLikelihood(nn.Module):
@@ -90,7 +101,7 @@ class GaussianLikelihood(nn.Module):
         loss = 0.5 * (
             values_per_example * self.log_variance + scale * error.local_sum * torch.exp(-self.log_variance)
         )
-        return ReconstructionLoss(loss, (error.total_sum / error.total_values).float())
+        return ReconstructionLoss(loss, (error.total_sum / error.total_values).float(), error.share)
 
 
 LIKELIHOODS = {

@@ -140,7 +140,8 @@ class SpeechModel(nn.Module):
         frame_mask = None if mask is None else mask.repeat_interleave(2, dim=1)[:, None]
         score = self.likelihood(reconstruction, target, frame_mask)
         return SpeechOutput(
-            loss=score.loss + quantization.loss,
+            # the quantizer's mean is over this process' examples, of which others may have more or fewer
+            loss=score.loss + score.share * quantization.loss,
             reconstruction_loss=score.loss.detach(),
             mse=score.mse,
             quantization=quantization,

@@ -1,11 +1,12 @@
 """Optimiser, schedules, and the codebook's start."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
+from sqvae_speech.models.modules import length_mask
 from sqvae_speech.models.speech import SpeechModel
 from sqvae_speech.training.config import TrainingConfig
 
@@ -43,26 +44,35 @@ def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) ->
 
 
 @torch.no_grad()
-def start_codebook_from_data(model: SpeechModel, mels: Iterable[torch.Tensor], generator: torch.Generator) -> None:
-    """Set the codes to latents of training crops, drawn without replacement.
+def start_codebook_from_data(
+    model: SpeechModel,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor | None]],
+    generator: torch.Generator,
+) -> None:
+    """Set the codes to latents of training batches, drawn without replacement.
 
     An untrained encoder's latents lie close together, far from codes drawn from N(0, 1), of which a nearest-neighbour
     search then picks a few; starting among the latents, every code has some.
 
     Args:
         model: in training mode (batch normalisation by the batch); its running statistics are left alone.
-        mels: batches (B, n_mels, T), as many as it takes.
+        batches: mels (B, n_mels, T) and lengths (B,), or None when all frames are real; as many as it takes.
         generator: of the draw, on the CPU.
     """
     quantizer = model.quantizer
     latents: list[torch.Tensor] = []
-    iterator: Iterator[torch.Tensor] = iter(mels)
+    iterator = iter(batches)
     saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
     # later codebooks start among what earlier ones leave over, which of a latent that became a code is nothing
     wanted = quantizer.codebook_size * (4 if quantizer.num_codebooks > 1 else 1)
     while sum(map(len, latents)) < wanted:
-        z = model.latents(next(iterator))[0]
-        latents.append(z.reshape(-1, z.shape[-1]).cpu())
+        mel, lengths = next(iterator)
+        z = model.latents(mel, lengths)[0]
+        if lengths is None:
+            z = z.reshape(-1, z.shape[-1])
+        else:
+            z = z[length_mask(model.num_units(lengths), z.shape[1])]
+        latents.append(z.cpu())
     for name, buffer in model.named_buffers():
         buffer.copy_(saved[name])
     quantizer.start_from(torch.cat(latents), generator)

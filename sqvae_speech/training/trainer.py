@@ -15,8 +15,6 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from sqvae_speech.config import dump_yaml
-from sqvae_speech.data.index import ShardIndex
-from sqvae_speech.data.loader import SegmentLoader
 from sqvae_speech.data.reader import batch_utterances
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model
@@ -24,6 +22,7 @@ from sqvae_speech.models.speech import SpeechModel
 from sqvae_speech.quantization import CodebookStatistics
 from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, write_text
 from sqvae_speech.training.config import SpeechTrainConfig
+from sqvae_speech.training.loading import build_loader, load_index
 from sqvae_speech.training.metrics_log import MetricsLog
 from sqvae_speech.training.optimization import (
     build_optimizer,
@@ -69,8 +68,8 @@ class Trainer:
             # static: every step uses every parameter in the same way
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
-        self.train_index = _load_index(config.data.train, "data.train")
-        self.valid_index = _load_index(config.data.valid, "data.valid") if config.data.valid else None
+        self.train_index = load_index(config.data, "train")
+        self.valid_index = load_index(config.data, "valid") if config.data.valid else None
         self.mel_spec = self.train_index.mel_spec
         self.speakers = self.train_index.speakers
         if self.valid_index is not None:
@@ -81,12 +80,10 @@ class Trainer:
         resume_from = self.checkpoints.latest()
         if resume_from is not None and not resume:
             raise UserError(f"{exp_dir} has checkpoints of an earlier run: resume it, or give another folder")
-        self.loader = SegmentLoader(
+        self.loader = build_loader(
             self.train_index,
-            batch_size=settings.batch_size,
-            segment_frames=config.data.segment_frames,
-            seed=settings.seed,
-            num_workers=config.data.num_workers,
+            config.data,
+            settings,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
@@ -98,9 +95,7 @@ class Trainer:
         if resume_from is not None:
             state = self._load_model(resume_from, model)
         elif settings.codebook_init == "data":
-            mels = (batch["mel"].to(self.accelerator.device) for batch in self.loader)
-            start_codebook_from_data(model, mels, torch.Generator().manual_seed(settings.seed))
-            self.loader.position = 0
+            self._start_codebook(model)
         if self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda":
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # gloo on CPUs has none
         optimizer = build_optimizer(model, settings)
@@ -267,6 +262,17 @@ class Trainer:
             raise UserError(f"model: {error}") from error
         return model.to(self.accelerator.device)
 
+    def _start_codebook(self, model: SpeechModel) -> None:
+        """Start the codes at latents of the first batches, and the loader again."""
+        start = self.loader.state_dict()
+        # crops are taken as they are, the padding of utterances shorter than a crop included
+        whole = self.config.data.batching == "utterances"
+        device = self.accelerator.device
+        batches = ((batch["mel"].to(device), batch["lengths"].to(device) if whole else None) for batch in self.loader)
+        start_codebook_from_data(model, batches, torch.Generator().manual_seed(self.config.training.seed))
+        batches.close()
+        self.loader.load_state_dict(start)
+
     def _load_model(self, checkpoint: Path, model: SpeechModel) -> dict[str, Any]:
         """Copy a checkpoint's weights into ``model``; refuse one that is of something else. Returns its state."""
         bundle = load_speech_model(checkpoint)
@@ -309,9 +315,3 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             values[prefix + key] = value
     return values
-
-
-def _load_index(folder: str, key: str) -> ShardIndex:
-    if not folder:
-        raise UserError(f"{key} is not set: give a folder of shards, e.g. --{key} dump/train")
-    return ShardIndex.load(folder)
