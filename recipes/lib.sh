@@ -120,9 +120,10 @@ finish_stages() {
 }
 
 # _names OUTPUT...: how many files are in the outputs, and a checksum of their names, to see that none was deleted.
+# Hidden ones (locks, caches) come and go.
 _names() {
     local files
-    files=$(find "${@#+}" -type f ! -name '.*' 2> /dev/null | LC_ALL=C sort)
+    files=$(find "${@#+}" -name '.*' -prune -o -type f -print 2> /dev/null | LC_ALL=C sort)
     say "outputs $(grep -c . <<< "$files") files, names $(checksum <<< "$files")"
 }
 

@@ -120,6 +120,9 @@ def test_a_stage_is_done_once(tmp_path: Path):
     result = (tmp_path / "out" / "result").read_text()
     second = bash(STAGE, tmp_path)
     assert "done already" in second.stdout
+    (tmp_path / "out" / ".cache").mkdir()  # what a later stage keeps beside an output is not one
+    (tmp_path / "out" / ".cache" / "frames").touch()
+    assert "done already" in bash(STAGE, tmp_path).stdout
     assert (tmp_path / "out" / "result").read_text() == result
     assert (tmp_path / "count").read_text() == "ran\n"
 
