@@ -1,6 +1,5 @@
 """``LogMel``: the project's only log-mel, batched, on CPU or GPU."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -78,10 +77,11 @@ class LogMel(nn.Module):
         if self.spec.preemphasis:
             wav = torch.cat([wav[:, :1], wav[:, 1:] - self.spec.preemphasis * wav[:, :-1]], dim=1)
         frames = self._frames(wav, lengths)
-        mel = self._mel(frames)
+        mel = self.linear(frames)
         num_frames = 1 + (lengths + 2 * self.spec.pad_samples - self.spec.n_fft) // self.spec.hop_length
         beyond = (torch.arange(mel.shape[2], device=mel.device) >= num_frames[:, None])[:, None]
-        return LogMelOutput(self._log(mel, beyond).float(), num_frames, peak.float())
+        loudest = mel.masked_fill(beyond, 0.0).amax(dim=(1, 2))
+        return LogMelOutput(self.log(mel, loudest).masked_fill(beyond, 0.0).float(), num_frames, peak.float())
 
     def _checked_lengths(self, wav: Tensor, lengths: Tensor | None) -> Tensor:
         if wav.ndim != 2 or not wav.is_floating_point():
@@ -122,8 +122,15 @@ class LogMel(nn.Module):
         padded = wav.gather(1, source).masked_fill(outside, 0.0)
         return padded.unfold(1, spec.win_length, spec.hop_length)
 
-    def _mel(self, frames: Tensor) -> Tensor:
-        """Return the linear mel, (B, n_mels, frames), a bounded number of frames at a time."""
+    def linear(self, frames: Tensor) -> Tensor:
+        """Mel bands before the logarithm, a bounded number of frames at a time.
+
+        Args:
+            frames: (B, frames, win_length), the samples under each window.
+
+        Returns:
+            (B, n_mels, frames); of a wav that is ``g`` times as loud, ``g ** power`` times as much.
+        """
         mels = []
         for part in frames.split(max(1, _FRAMES_AT_ONCE // len(frames)), dim=1):
             spectrum = torch.fft.rfft(part * self.window, n=self.spec.n_fft)
@@ -134,18 +141,26 @@ class LogMel(nn.Module):
             mels.append(magnitude @ self.filters.T)
         return torch.cat(mels, dim=1).transpose(1, 2)
 
-    def _log(self, mel: Tensor, beyond: Tensor) -> Tensor:
+    def log(self, mel: Tensor, loudest: Tensor) -> Tensor:
+        """The logarithm of mel bands as the spec has it.
+
+        Args:
+            mel: (B, n_mels, frames), as :meth:`linear` gives.
+            loudest: (B,) the largest value of each whole utterance, from which a dynamic range counts.
+
+        Returns:
+            (B, n_mels, frames).
+        """
         spec = self.spec
         mel = mel.clamp(min=spec.clamp)
         if spec.log == "ln":
-            return mel.log().masked_fill(beyond, 0.0)
-        log10 = mel.log10()
+            return mel.log()
         if spec.log == "log10":
-            return log10.masked_fill(beyond, 0.0)
-        decibel = log10 * (20.0 / spec.power)
+            return mel.log10()
+        decibel = mel.log10() * (20.0 / spec.power)
         if spec.dynamic_range is not None:
-            loudest = decibel.masked_fill(beyond, -math.inf).amax(dim=(1, 2), keepdim=True)
-            decibel = torch.maximum(decibel, loudest - spec.dynamic_range)
+            floor = loudest.clamp(min=spec.clamp).log10() * (20.0 / spec.power) - spec.dynamic_range
+            decibel = torch.maximum(decibel, floor[:, None, None])
             if spec.normalize:
                 decibel = decibel / spec.dynamic_range + 1.0
-        return decibel.masked_fill(beyond, 0.0)
+        return decibel
