@@ -1,7 +1,7 @@
 """Mels of a wav that comes in pieces: equal to those of the whole, in memory that does not grow with its length.
 
-What the whole utterance decides, its peak and the loudest mel value, is a :class:`Level`, taken from a first pass over
-a recording or known beforehand.
+What the whole utterance decides, its peak and the loudest mel value, is a :class:`Level`, taken from a first pass
+over a recording or known beforehand.
 """
 
 import os

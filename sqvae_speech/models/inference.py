@@ -44,6 +44,10 @@ class InferenceEncoder(nn.Module):
             return self.encoder(mel.to(self.dtype), lengths).float()
 
 
+def _without_tf32() -> contextlib.AbstractContextManager:
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 def _folded(block: nn.Sequential) -> nn.Sequential:
     conv, norm, activation = block
     assert isinstance(conv, nn.Conv2d)

@@ -12,17 +12,17 @@ from sqvae_speech.models.speech import SpeechModel
 
 _UNITS_AT_ONCE = 4096  # in one pass of the network: 82 s at 50 units a second
 
-Reader = Callable[[SpeechModel, Tensor], Tensor]
+Reader = Callable[[SpeechModel, Tensor, Tensor | None], Tensor]
 
 
-def read_indices(model: SpeechModel, mel: Tensor) -> Tensor:
-    """(1, n_mels, T) -> (1, U) int64, or (1, U, N)."""
-    return model.encode(mel).indices
+def read_indices(model: SpeechModel, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """(B, n_mels, T) -> (B, U) int64, or (B, U, N)."""
+    return model.encode(mel, lengths).indices
 
 
-def read_posterior(model: SpeechModel, mel: Tensor) -> Tensor:
-    """(1, n_mels, T) -> (1, U, K), or (1, U, N, K)."""
-    return model.posterior(mel)
+def read_posterior(model: SpeechModel, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """(B, n_mels, T) -> (B, U, K), or (B, U, N, K)."""
+    return model.posterior(mel, lengths)
 
 
 class UnitStream:
@@ -143,7 +143,7 @@ class UnitStream:
         gain = spec.peak / level.peak if spec.peak is not None and level.peak > 0 else 1.0
         mel = self._mel[None, :, 2 * context - self._first : frames - self._first] * gain**spec.power
         loudest = mel.new_tensor([level.loudest * gain**spec.power])
-        out = self._read(self._model, self._logmel.log(mel, loudest).float())[0]
+        out = self._read(self._model, self._logmel.log(mel, loudest).float(), None)[0]
         return out[start - context : stop - context]
 
     def _context_start(self, unit: int) -> int:
