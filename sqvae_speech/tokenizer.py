@@ -390,8 +390,8 @@ class SpeechStream:
     The units are the offline ones, those of :meth:`SpeechTokenizer.encode`, for a spec in which each frame stands
     alone (``melgan22k``, ``waveglow22k``, ``vocos24k``). ``sqvae16k`` scales a wav by its peak and counts its dynamic
     range from its loudest moment. With the ``level`` of the very wav the units are the offline ones too. With the
-    running level they are from the wav's loudest moment on; until then, they are those of the wav cut off where
-    their receptive field ends.
+    running level they are so once the wav's loudest moment has passed; until then a unit is told at the level of the
+    wav up to the end of its receptive field, and may differ: a quiet beginning is taken to be as loud as the rest.
 
     Made by :meth:`SpeechTokenizer.stream`.
     """
