@@ -202,10 +202,14 @@ class SpeechModel(nn.Module):
         if mel.shape[-1] < 4:
             raise ValueError(f"the shortest mel that gives a unit has 4 frames, got {mel.shape[-1]}")
         unit_lengths = None if lengths is None else self.num_units(lengths)
-        head = self.encoder(mel, lengths)
+        z, log_var = self.split_head(self.encoder(mel, lengths), unit_lengths)
+        return z, log_var, unit_lengths
+
+    def split_head(self, head: Tensor, unit_lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the encoder gives, (B, U, dim + log_var channels), as latents and log-variance for the quantizer."""
         z, log_var = head[..., : self.config.quantizer.dim], head[..., self.config.quantizer.dim :]
         if self.quantizer.log_var_channels == 0:
-            return z, None, unit_lengths
+            return z, None
         if self.quantizer.log_var_per_example:  # the head is one value a position: its mean over the real ones
             if unit_lengths is None:
                 log_var = log_var.mean(dim=1, keepdim=True)
@@ -213,4 +217,4 @@ class SpeechModel(nn.Module):
                 mask = length_mask(unit_lengths, z.shape[1])[..., None]
                 count = unit_lengths.clamp(min=1)[:, None, None]
                 log_var = log_var.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True) / count
-        return z, log_var, unit_lengths
+        return z, log_var

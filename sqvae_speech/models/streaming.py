@@ -4,25 +4,83 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.stream import Level, MelFrames, MelStream
+from sqvae_speech.models.inference import InferenceEncoder
 from sqvae_speech.models.speech import SpeechModel
+from sqvae_speech.quantization import Quantizer
 
-_UNITS_AT_ONCE = 4096  # in one pass of the network: 82 s at 50 units a second
+_UNITS_AT_ONCE = 2048  # in one pass of the network: 41 s at 50 units a second
 
-Reader = Callable[[SpeechModel, Tensor, Tensor | None], Tensor]
-
-
-def read_indices(model: SpeechModel, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """(B, n_mels, T) -> (B, U) int64, or (B, U, N)."""
-    return model.encode(mel, lengths).indices
+Reader = Callable[[Quantizer, Tensor, Tensor | None], Tensor]
 
 
-def read_posterior(model: SpeechModel, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """(B, n_mels, T) -> (B, U, K), or (B, U, N, K)."""
-    return model.posterior(mel, lengths)
+def read_indices(quantizer: Quantizer, z: Tensor, log_var: Tensor | None) -> Tensor:
+    """Latents (B, U, D) -> (B, U) int64, or (B, U, N)."""
+    return quantizer.encode(z, log_var)
+
+
+def read_posterior(quantizer: Quantizer, z: Tensor, log_var: Tensor | None) -> Tensor:
+    """Latents (B, U, D) -> (B, U, K), or (B, U, N, K)."""
+    return quantizer.posterior(z, log_var)
+
+
+class _Layer:
+    """A convolution over time as a matrix product over frames that come in pieces."""
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
+        self.kernel, self.stride, self.padding = conv.kernel_size[1], conv.stride[1], int(conv.padding[1])
+        self.weight = conv.weight.detach()[:, :, 0].flatten(1).T.contiguous()
+        self.bias = None if conv.bias is None else conv.bias.detach()
+        self.activation = activation
+        self.channels = conv.in_channels
+        self.kept = self.zeros(0)
+
+    def zeros(self, frames: int) -> Tensor:
+        return self.weight.new_zeros(frames, self.channels)
+
+    def push(self, x: Tensor) -> Tensor:
+        """(F, C) -> the outputs that they complete, (G, C')."""
+        x = torch.cat([self.kept, x])
+        count = max(0, (len(x) - self.kernel) // self.stride + 1)
+        self.kept = x[count * self.stride :].clone()
+        if not count:
+            return x.new_zeros(0, self.weight.shape[1])
+        windows = x.unfold(0, self.kernel, self.stride)[:count].flatten(1)
+        out = windows @ self.weight if self.bias is None else torch.addmm(self.bias, windows, self.weight)
+        return out if self.activation is None else self.activation(out)
+
+
+class EncoderStream:
+    """The encoder over mel frames that come in pieces: every frame goes through every layer once.
+
+    Args:
+        encoder: with its batch normalisations folded in.
+    """
+
+    def __init__(self, encoder: InferenceEncoder):
+        self.dtype = encoder.dtype
+        blocks = [_Layer(block[0], block[1]) for block in encoder.encoder.blocks]  # type: ignore[index]
+        self._layers = [*blocks, _Layer(encoder.encoder.head, None)]
+
+    def start(self, *, at_beginning: bool) -> None:
+        """Begin with frame 0 of the wav, or in its midst with frame 2s: the first unit is then s + 3."""
+        for layer in self._layers:
+            layer.kept = layer.zeros(layer.padding if at_beginning else 0)
+
+    def push(self, frames: Tensor, *, last: bool = False) -> Tensor:
+        """(F, n_mels) float32, F even -> the head of the units that they complete, (u, channels) float32.
+
+        Args:
+            frames: the next ones.
+            last: the wav ends with them.
+        """
+        x = frames.to(self.dtype)
+        for layer in self._layers:
+            x = layer.push(torch.cat([x, layer.zeros(layer.padding)]) if last else x)
+        return x.float()
 
 
 class UnitStream:
@@ -38,7 +96,7 @@ class UnitStream:
         logmel: its features, on the same device.
         sample_rate: Hz of what is pushed; resampled to the model's.
         level: of the whole wav; None takes the running one.
-        read: what to read off the network.
+        read: what to read off the latents.
 
     Attributes:
         num_units: told so far.
@@ -58,11 +116,16 @@ class UnitStream:
         self._fixed = level
         self._read = read
         self._mels = MelStream(logmel, sample_rate)
+        folded = isinstance(model.encoder, InferenceEncoder)
+        self._encoder = EncoderStream(model.encoder if folded else InferenceEncoder(model.encoder))  # type: ignore
+        self._before, self._after = InferenceEncoder.receptive_frames
         spec = logmel.spec
         self._relative = spec.peak is not None or spec.dynamic_range is not None
         self._first = 0  # number of the first frame kept
         self._mel = logmel.window.new_zeros(spec.n_mels, 0)
         self._levels = logmel.window.new_zeros(2, 0)  # peak and loudest at each frame kept
+        self._level: Level | None = None  # with which the encoder was fed
+        self._fed = 0  # frames of the wav that it has seen
 
     @property
     def level(self) -> Level:
@@ -81,8 +144,7 @@ class UnitStream:
             UserError: NaN or infinite samples.
         """
         self._keep(self._mels.push(wav))
-        lookahead = self._model.encoder.receptive_frames[1] + 1
-        return self._tell(max(0, (self._num_frames - lookahead) // 2 + 1), ended=False)
+        return self._tell(max(0, (self._num_frames - self._after - 1) // 2 + 1), ended=False)
 
     def finish(self) -> Tensor:
         """The wav ends here: get the units that reach over its end."""
@@ -106,7 +168,9 @@ class UnitStream:
         parts = []
         while self.num_units < stop:
             end, level = self._same_level(min(stop, self.num_units + _UNITS_AT_ONCE))
-            parts.append(self._stretch(self.num_units, end, level, ended))
+            last = ended and self._frames_of(end) > self._num_frames
+            end = stop if last else end  # the units that reach over the end come together; their level is the same
+            parts.append(self._encode(end, level, last))
             self.num_units = end
         unneeded = 2 * self._context_start(self.num_units) - self._first
         if unneeded > 0:
@@ -123,29 +187,34 @@ class UnitStream:
         if self._fixed is not None or not self._relative:
             return stop, self._fixed or Level(1.0, 1.0)
         units = torch.arange(self.num_units, stop, device=self._levels.device)
-        last = (2 * units + self._model.encoder.receptive_frames[1]).clamp(max=self._num_frames - 1)
+        last = (2 * units + self._after).clamp(max=self._num_frames - 1)
         levels = self._levels[:, last - self._first]
         changed = (levels != levels[:, :1]).any(dim=0).nonzero()
         end = self.num_units + (int(changed[0]) if len(changed) else len(units))
         return end, Level(*levels[:, 0].tolist())
 
-    def _stretch(self, start: int, stop: int, level: Level, ended: bool) -> Tensor:
-        """The units from ``start`` to ``stop``, from just the frames that they need.
-
-        A stretch begins at an even frame, as the convolution of stride 2 does. Its outermost units see the edge of
-        the stretch where the whole has more frames: they are read off and left out.
-        """
-        context = self._context_start(start)
-        frames = 2 * stop + self._model.encoder.receptive_frames[1] - 1
-        if ended:
-            frames = min(frames, self._num_frames - self._num_frames % 2)
+    def _encode(self, stop: int, level: Level, last: bool) -> Tensor:
+        """The units from the next one to ``stop``; the encoder is fed anew when the level has changed."""
+        skip = 0
+        if level != self._level:
+            start = self._context_start(self.num_units)
+            self._encoder.start(at_beginning=start == 0)
+            self._level, self._fed = level, 2 * start
+            skip = self.num_units if start == 0 else 0
+        frames = self._num_frames - self._num_frames % 2 if last else self._frames_of(stop)
         spec = self._logmel.spec
         gain = spec.peak / level.peak if spec.peak is not None and level.peak > 0 else 1.0
-        mel = self._mel[None, :, 2 * context - self._first : frames - self._first] * gain**spec.power
+        mel = self._mel[None, :, self._fed - self._first : frames - self._first] * gain**spec.power
         loudest = mel.new_tensor([level.loudest * gain**spec.power])
-        out = self._read(self._model, self._logmel.log(mel, loudest).float(), None)[0]
-        return out[start - context : stop - context]
+        head = self._encoder.push(self._logmel.log(mel, loudest)[0].T.float(), last=last)[skip:]
+        self._fed = frames
+        assert len(head) == stop - self.num_units
+        return self._read(self._model.quantizer, *self._model.split_head(head[None]))[0]
+
+    def _frames_of(self, stop: int) -> int:
+        """How many frames the units before ``stop`` are computed from."""
+        return 2 * (stop - 1) + self._after + 1
 
     def _context_start(self, unit: int) -> int:
         """The unit that begins with the first frame of a unit's receptive field."""
-        return max(0, unit + self._model.encoder.receptive_frames[0] // 2)
+        return max(0, unit + self._before // 2)
