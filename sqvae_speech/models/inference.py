@@ -10,8 +10,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.stream import samples_of_frames
-from sqvae_speech.models.modules import ConvEncoder
+from sqvae_speech.models.modules import ConvEncoder, length_mask
 from sqvae_speech.models.speech import SpeechModel
+from sqvae_speech.quantization.functional import at_least_float32
 
 
 class InferenceEncoder(nn.Module):
@@ -22,7 +23,7 @@ class InferenceEncoder(nn.Module):
 
     Args:
         encoder: is copied.
-        dtype: of the convolutions; latents come out in float32.
+        dtype: of the convolutions; latents come out in float32, or in float64.
     """
 
     num_units = staticmethod(ConvEncoder.num_units)
@@ -36,12 +37,12 @@ class InferenceEncoder(nn.Module):
         self.encoder.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """See :meth:`ConvEncoder.forward`; float32 in and out."""
+        """See :meth:`ConvEncoder.forward`; float32 in, and float32 or float64 out."""
         exact = (
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if mel.is_cuda else contextlib.nullcontext()
         )
         with exact:
-            return self.encoder(mel.to(self.dtype), lengths).float()
+            return at_least_float32(self.encoder(mel.to(self.dtype), lengths))
 
 
 def _without_tf32() -> contextlib.AbstractContextManager:
@@ -70,6 +71,7 @@ def _folded(block: nn.Sequential) -> nn.Sequential:
         conv.stride,  # type: ignore[arg-type]
         conv.padding,  # type: ignore[arg-type]
         device=conv.weight.device,
+        dtype=torch.float64,
     )
     with torch.no_grad():
         folded.weight.copy_(weight)
@@ -77,11 +79,83 @@ def _folded(block: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(folded, activation)
 
 
-def for_inference(model: SpeechModel, dtype: torch.dtype = torch.float32) -> SpeechModel:
-    """A copy of ``model`` that encodes faster and cannot be trained; quantizer and decoder stay in float32."""
-    copied = copy.deepcopy(model).eval().requires_grad_(False)
-    copied.encoder = InferenceEncoder(model.encoder, dtype).requires_grad_(False)  # type: ignore[assignment]
-    return copied
+class InferenceModel(SpeechModel):
+    """A trained model that encodes faster, always alike, and cannot be trained.
+
+    Float32 rounds differently in batches of other shapes, in pieces and on other devices, by about 1e-6 of the
+    latents, and where two codes are as equally probable as that, company would choose between them: once in 100,000
+    units, as measured. So units that a far larger disturbance of their latents could change are decided by the
+    encoder in float64, from just their receptive field. (Not with a half-precision encoder, whose rounding changes
+    many units.)
+
+    Args:
+        model: is copied. Quantizer and decoder stay in float32.
+        dtype: of the encoder.
+    """
+
+    _DISTURBANCE = 2e-5  # of the largest latent: ten times the largest rounding error seen, thirty times the typical
+
+    def __init__(self, model: SpeechModel, dtype: torch.dtype = torch.float32):
+        nn.Module.__init__(self)
+        copied = copy.deepcopy(model)
+        self.config = copied.config
+        self.n_mels = copied.n_mels
+        self.quantizer = copied.quantizer
+        self.encoder = InferenceEncoder(model.encoder, dtype)  # type: ignore[assignment]
+        self.exact: InferenceEncoder | None = None
+        if dtype == torch.float32 and next(model.parameters()).device.type != "mps":  # which has no float64
+            self.exact = InferenceEncoder(model.encoder, torch.float64)
+        self.jitter = copied.jitter
+        self.decoder = copied.decoder
+        self.likelihood = copied.likelihood
+        self.eval().requires_grad_(False)
+
+    def choose(
+        self, z: Tensor, log_var: Tensor | None, mel: Tensor, lengths: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """See :meth:`SpeechModel.choose`.
+
+        ``mel`` may be a stretch of a longer one, from an even frame on, that holds all that the units need.
+        """
+        if self.exact is None or not z.numel():
+            return self.quantizer.encode(z, log_var)
+        # in float64, so that latents alone decide, and not also the order in which their logits are summed
+        indices = self.quantizer.encode(z.double(), None if log_var is None else log_var.double())
+        doubtful = self._changes(indices, z, log_var)
+        if lengths is not None:
+            doubtful &= length_mask(self.num_units(lengths) - first, z.shape[1])
+        before, after = InferenceEncoder.receptive_frames
+        for row, position in doubtful.nonzero().tolist():
+            frames = mel.shape[2] if lengths is None else int(lengths[row])
+            unit = first + position
+            start, stop = max(0, 2 * unit + before), min(frames - frames % 2, 2 * unit + after + 1)
+            head = self.exact(mel[row : row + 1, :, start:stop])[:, unit - start // 2, None]
+            indices[row, position] = self.quantizer.encode(*self.split_head(head))[0, 0]
+        return indices
+
+    def _changes(self, indices: Tensor, z: Tensor, log_var: Tensor | None) -> Tensor:
+        """(B, U) bool, whether a disturbance of the latents changes a code."""
+        changes = torch.zeros(z.shape[:-1], dtype=torch.bool, device=z.device)
+        generator = torch.Generator().manual_seed(0)
+
+        def noise_for(values: Tensor) -> Tensor:
+            noise = torch.randn(values.shape[1:], generator=generator).to(values)
+            return noise * (self._DISTURBANCE * values.abs().amax())
+
+        # To both sides: what lies closer to a border than a disturbance is wide, one of the two carries over it.
+        for _ in range(2):
+            of_z, of_log_var = noise_for(z), None if log_var is None else noise_for(log_var)
+            for sign in (-1.0, 1.0):
+                moved = self.quantizer.encode(
+                    z + sign * of_z, None if log_var is None or of_log_var is None else log_var + sign * of_log_var
+                )
+                changes |= (moved != indices).flatten(2).any(-1) if moved.dim() == 3 else moved != indices
+        return changes
+
+
+def for_inference(model: SpeechModel, dtype: torch.dtype = torch.float32) -> InferenceModel:
+    """A copy of ``model`` to encode with."""
+    return InferenceModel(model, dtype)
 
 
 @dataclass(frozen=True)

@@ -161,11 +161,25 @@ class SpeechModel(nn.Module):
     def encode(self, mel: Tensor, lengths: Tensor | None = None) -> Units:
         """Units of log-mel frames: (B, n_mels, T) -> ``Units``. Deterministic; batch equals single in eval mode."""
         z, log_var, unit_lengths = self._encode(mel, lengths)
-        indices = self.quantizer.encode(z, log_var)
+        indices = self.choose(z, log_var, mel, lengths)
         if unit_lengths is None:
             return Units(indices, torch.full((len(mel),), z.shape[1], device=mel.device))
         mask = length_mask(unit_lengths, z.shape[1])
         return Units(indices.masked_fill(~mask.view(*mask.shape, *(1,) * (indices.dim() - 2)), 0), unit_lengths)
+
+    def choose(
+        self, z: Tensor, log_var: Tensor | None, mel: Tensor, lengths: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """The most probable codes of latents (B, U, D): (B, U) int64, or (B, U, N).
+
+        Args:
+            z: latents.
+            log_var: the head's log-variance.
+            mel: (B, n_mels, T) that they were computed from, for a model that looks twice.
+            lengths: (B,) real frames of it.
+            first: the unit of ``mel`` that the latents begin with.
+        """
+        return self.quantizer.encode(z, log_var)
 
     @torch.no_grad()
     def posterior(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:

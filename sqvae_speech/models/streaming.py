@@ -10,21 +10,25 @@ from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.stream import Level, MelFrames, MelStream
 from sqvae_speech.models.inference import InferenceEncoder
 from sqvae_speech.models.speech import SpeechModel
-from sqvae_speech.quantization import Quantizer
 
 _UNITS_AT_ONCE = 2048  # in one pass of the network: 41 s at 50 units a second
 
-Reader = Callable[[Quantizer, Tensor, Tensor | None], Tensor]
+# What to read off latents, with the arguments of SpeechModel.choose.
+Reader = Callable[[SpeechModel, Tensor, Tensor | None, Tensor, Tensor | None, int], Tensor]
 
 
-def read_indices(quantizer: Quantizer, z: Tensor, log_var: Tensor | None) -> Tensor:
+def read_indices(
+    model: SpeechModel, z: Tensor, log_var: Tensor | None, mel: Tensor, lengths: Tensor | None, first: int
+) -> Tensor:
     """Latents (B, U, D) -> (B, U) int64, or (B, U, N)."""
-    return quantizer.encode(z, log_var)
+    return model.choose(z, log_var, mel, lengths, first)
 
 
-def read_posterior(quantizer: Quantizer, z: Tensor, log_var: Tensor | None) -> Tensor:
+def read_posterior(
+    model: SpeechModel, z: Tensor, log_var: Tensor | None, mel: Tensor, lengths: Tensor | None, first: int
+) -> Tensor:
     """Latents (B, U, D) -> (B, U, K), or (B, U, N, K)."""
-    return quantizer.posterior(z, log_var)
+    return model.quantizer.posterior(z, log_var)
 
 
 class _Layer:
@@ -195,21 +199,21 @@ class UnitStream:
 
     def _encode(self, stop: int, level: Level, last: bool) -> Tensor:
         """The units from the next one to ``stop``; the encoder is fed anew when the level has changed."""
-        skip = 0
+        skip, start = 0, self._context_start(self.num_units)
         if level != self._level:
-            start = self._context_start(self.num_units)
             self._encoder.start(at_beginning=start == 0)
             self._level, self._fed = level, 2 * start
             skip = self.num_units if start == 0 else 0
         frames = self._num_frames - self._num_frames % 2 if last else self._frames_of(stop)
         spec = self._logmel.spec
         gain = spec.peak / level.peak if spec.peak is not None and level.peak > 0 else 1.0
-        mel = self._mel[None, :, self._fed - self._first : frames - self._first] * gain**spec.power
-        loudest = mel.new_tensor([level.loudest * gain**spec.power])
-        head = self._encoder.push(self._logmel.log(mel, loudest)[0].T.float(), last=last)[skip:]
+        linear = self._mel[None, :, 2 * start - self._first : frames - self._first] * gain**spec.power
+        mel = self._logmel.log(linear, linear.new_tensor([level.loudest * gain**spec.power])).float()
+        head = self._encoder.push(mel[0, :, self._fed - 2 * start :].T, last=last)[skip:]
         self._fed = frames
         assert len(head) == stop - self.num_units
-        return self._read(self._model.quantizer, *self._model.split_head(head[None]))[0]
+        latents = self._model.split_head(head[None])
+        return self._read(self._model, *latents, mel, None, self.num_units - start)[0]
 
     def _frames_of(self, stop: int) -> int:
         """How many frames the units before ``stop`` are computed from."""

@@ -89,7 +89,8 @@ class WavReader:
         sizes = torch.tensor([len(wav) for wav in wavs], device=self._device)
         mel, frames, _ = self._logmel(pad_sequence(wavs, batch_first=True).to(self._device), sizes)
         alike = bool((frames == frames[0]).all())
-        values = reader(self._model.quantizer, *self._model.latents(mel, None if alike else frames))
+        real = None if alike else frames
+        values = reader(self._model, *self._model.latents(mel, real), mel, real, 0)
         return [row[: self._num_units(len(wav))] for row, wav in zip(values, wavs, strict=True)]
 
     def _read_long(self, source: WavSource, reader: Reader) -> Read:
@@ -107,4 +108,4 @@ class WavReader:
     def _nothing(self, reader: Reader) -> Tensor:
         """What a reader would give of a wav without units: (0, ...)."""
         one_unit = torch.zeros(1, self._spec.n_mels, 4, device=self._device)
-        return reader(self._model.quantizer, *self._model.latents(one_unit))[0, :0]
+        return reader(self._model, *self._model.latents(one_unit), one_unit, None, 0)[0, :0]

@@ -1,5 +1,6 @@
 """Units in pieces are the units of the whole; folding changes none; timing says which samples a unit depends on."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +54,59 @@ def test_folding_changes_latents_by_rounding_and_no_unit(models, kind):
     assert len(folded.encode(mel).indices.unique()) > 5
     assert not any("running_mean" in name for name in folded.state_dict())
     assert any("running_mean" in name for name in bundle.model.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["type IV", "type II", "VQ", "residual"])
+def test_ties_are_decided_alike_in_any_company(models, kind):
+    """Codes in pairs, so that units lie on the borders between them: rounding decides, but for a second look."""
+    bundle = models[kind]
+    logmel, count = LogMel(bundle.mel_spec), 16
+    wav = voice(3.0, 3).astype(np.float32)
+    mel = logmel(torch.from_numpy(wav)[None]).mel
+    model = copy.deepcopy(bundle.model)
+    double = copy.deepcopy(bundle.model).double()
+    with torch.no_grad():
+        latents = double.latents(mel.double())[0][0]
+        chosen = latents[torch.linspace(0, len(latents) - 1, count).long()]
+        apart = (
+            torch.randn(count, latents.shape[1], generator=torch.Generator().manual_seed(1)) * 0.05 * latents.std()
+        )
+        pairs = torch.cat([chosen + apart, chosen - apart]).float()
+        quantizer = model.quantizer.stages[0] if kind == "residual" else model.quantizer
+        quantizer.set_codebook(pairs)
+        if kind == "residual":  # those of an untrained second stage repeat: true ties, that nothing decides
+            second = model.quantizer.stages[1].codebook
+            second.copy_(0.3 * latents.std() * torch.randn(second.shape, generator=torch.Generator().manual_seed(2)))
+        double.quantizer = copy.deepcopy(model.quantizer).double()
+        expected = double.encode(mel.double()).indices[0]
+    fast = for_inference(model)
+    alone = fast.encode(mel).indices[0]
+    assert torch.equal(alone, expected)
+    others = (
+        torch.cat([mel, torch.zeros(1, 80, 77)], dim=2).repeat(3, 1, 1)
+        + torch.tensor([0.0, 0.3, -0.2])[:, None, None]
+    )
+    company = fast.encode(others, torch.tensor([mel.shape[2], mel.shape[2] + 60, 50])).indices[0, : len(expected)]
+    assert torch.equal(company, expected)
+    for size in (320, 5_000):
+        stream = UnitStream(fast, logmel, 16_000, level_of(logmel, wav))
+        parts = [stream.push(wav[start : start + size]) for start in range(0, len(wav), size)] + [stream.finish()]
+        assert torch.equal(torch.cat(parts), expected)
+    # without the second look they differ, or this test would say little
+    z, log_var = fast.latents(mel)
+    once = fast.quantizer.encode(z, log_var)[0]
+    assert not torch.equal(once, expected)
+    doubtful = fast._changes(once[None], z, log_var)[0]
+    assert count // 2 <= int(doubtful.sum()) < len(expected) // 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_units_need_a_second_look(models, kind):
+    fast = for_inference(models[kind].model)
+    mel = LogMel(fast_spec := models[kind].mel_spec)(torch.from_numpy(voice(4.0, 3))[None]).mel
+    z, log_var = fast.latents(mel)
+    assert fast_spec.name == "sqvae16k"
+    assert float(fast._changes(fast.quantizer.encode(z, log_var), z, log_var).float().mean()) < 0.02
 
 
 def test_half_precision_is_of_the_convolutions_only(models):
