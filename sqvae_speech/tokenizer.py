@@ -63,8 +63,9 @@ class Units:
 
         See :class:`~sqvae_speech.models.inference.UnitTiming` for the samples that a unit is computed from.
         """
-        spans = [self.timing.span(unit) for unit in range(self.codes.shape[2])]
-        return torch.tensor(spans, dtype=torch.float64).reshape(-1, 2) / self.timing.mel_spec.sample_rate
+        first, second = (torch.tensor(self.timing.span(unit), dtype=torch.float64) for unit in (0, 1))
+        units = torch.arange(self.codes.shape[2], dtype=torch.float64)[:, None]
+        return (first + units * (second - first)) / self.timing.mel_spec.sample_rate
 
 
 class Posterior(NamedTuple):
@@ -93,8 +94,8 @@ class SpeechTokenizer:
     """A trained model with its features: wav to units, units to wav.
 
     Units of an utterance do not depend on what is encoded with it: alone, in any batch, from memory, from a file or
-    in a stream with its level known they are the same. (Float rounding differs between batch shapes, by about 1e-6 of
-    the latents: it can change a unit only where two codes are as equally probable as that.)
+    in a stream with its level known they are the same; where float32 rounding, which differs between batches of other
+    shapes, could choose between two codes, float64 decides (:class:`~sqvae_speech.models.inference.InferenceModel`).
 
     Args:
         bundle: the model.

@@ -1,6 +1,10 @@
 """``SpeechTokenizer``: what goes in, what comes out, and that company changes nothing."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +74,9 @@ def test_units_are_typed_and_timed(tokenizer):
     assert math.isclose(float(units.peaks[0]), np.abs(wav).max(), rel_tol=1e-6)
     # unit 0 stands for mel frames 1 and 2, centred on 10 and 20 ms
     torch.testing.assert_close(units.times[0], torch.tensor([0.005, 0.025], dtype=torch.float64))
+    for unit in (0, 1, 48):
+        span = torch.tensor(units.timing.span(unit), dtype=torch.float64) / 16_000
+        torch.testing.assert_close(units.times[unit], span)
     torch.testing.assert_close(units.times[:, 0], 0.005 + 0.02 * torch.arange(49, dtype=torch.float64))
     with pytest.raises(AttributeError):
         units.codes = units.codes
@@ -170,6 +177,44 @@ def test_long_wavs_in_pieces_are_the_whole(tmp_path, monkeypatch, preset):
     for name in ("codes", "lengths", "num_samples", "peaks"):
         assert torch.equal(getattr(pieces, name), getattr(whole, name)), name
     torch.testing.assert_close(tokenizer.posterior(recording, rate).probabilities, soft, rtol=1e-3, atol=1e-5)
+
+
+PEAK_MEMORY = """
+import resource, sys
+from sqvae_speech.models import wavs
+from sqvae_speech.tokenizer import SpeechTokenizer
+
+folder, path, long_seconds = sys.argv[1:]
+wavs.LONG_SECONDS = float(long_seconds)
+units = SpeechTokenizer.from_pretrained(folder).encode(path)
+print(int(units.lengths[0]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def peak_memory(folder: Path, path: Path, long_seconds: float) -> tuple[int, float]:
+    """Units of a recording, and the megabytes that a process of its own took for them."""
+    command = [sys.executable, "-c", PEAK_MEMORY, str(folder), str(path), str(long_seconds)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    units, memory = done.stdout.split()
+    return int(units), float(memory)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_recording(folder, tmp_path):
+    minute = np.tile(wav_of(10.0, 1, 48_000), 6)
+    for minutes in (2, 8):
+        with soundfile.SoundFile(tmp_path / f"{minutes}.wav", "w", 48_000, 1) as file:
+            for _ in range(minutes):
+                file.write(minute)
+    units, short = peak_memory(folder, tmp_path / "2.wav", 60)
+    assert units == 2 * 60 * 50 - 1
+    units, long = peak_memory(folder, tmp_path / "8.wav", 60)
+    assert units == 8 * 60 * 50 - 1
+    assert long - short < 60
+    _, whole = peak_memory(folder, tmp_path / "8.wav", 1e9)
+    assert whole - short > 200  # or the difference could not be seen
 
 
 def test_posteriors_have_the_units_as_their_largest(tokenizer, residual):
