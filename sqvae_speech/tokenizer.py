@@ -3,14 +3,12 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
@@ -22,72 +20,16 @@ from sqvae_speech.models.card import model_card
 from sqvae_speech.models.hub import push_folder, resolve_model, staging_folder
 from sqvae_speech.models.inference import UnitTiming, for_inference
 from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model, save_speech_model
+from sqvae_speech.models.results import Mel, Posterior, Speech, Units, padded
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
 from sqvae_speech.models.streaming import UnitStream, read_indices, read_posterior
 from sqvae_speech.models.wavs import WavReader
 from sqvae_speech.units.batches import choose_device
 from sqvae_speech.units.convert_voice import speaker_index
+from sqvae_speech.units.extract import codes_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED = Path(__file__).parent / "pretrained" / "mini"
-
-
-@dataclass(frozen=True, eq=False)
-class Units:
-    """Discrete units of a batch of wavs.
-
-    Attributes:
-        codes: (B, N, T) int64, N codebooks; 0 beyond an utterance's length.
-        lengths: (B,) int64 units of each wav; 0 for one that is too short for a unit.
-        num_samples: (B,) int64 samples of each wav at the tokenizer's rate.
-        peaks: (B,) float32 largest absolute sample of each; decoding brings that level back where features lose it.
-        timing: which samples each unit is about.
-    """
-
-    codes: Tensor
-    lengths: Tensor
-    num_samples: Tensor
-    peaks: Tensor
-    timing: UnitTiming
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __getitem__(self, number: int) -> Tensor:
-        """The (N, T) codes of one wav, without padding."""
-        return self.codes[number, :, : int(self.lengths[number])]
-
-    @property
-    def times(self) -> Tensor:
-        """(T, 2) float64: seconds at which each unit's nominal span begins and ends, the same for all wavs.
-
-        See :class:`~sqvae_speech.models.inference.UnitTiming` for the samples that a unit is computed from.
-        """
-        first, second = (torch.tensor(self.timing.span(unit), dtype=torch.float64) for unit in (0, 1))
-        units = torch.arange(self.codes.shape[2], dtype=torch.float64)[:, None]
-        return (first + units * (second - first)) / self.timing.mel_spec.sample_rate
-
-
-class Posterior(NamedTuple):
-    """``probabilities`` (B, N, T, K) float32, ``q(k | z)``, 0 beyond an utterance's end; ``lengths`` (B,) int64."""
-
-    probabilities: Tensor
-    lengths: Tensor
-
-
-class Speech(NamedTuple):
-    """``wav`` (B, samples) float32 in [-1, 1], ``lengths`` (B,) int64 samples, ``sample_rate`` Hz."""
-
-    wav: Tensor
-    lengths: Tensor
-    sample_rate: int
-
-
-class Mel(NamedTuple):
-    """``mel`` (B, n_mels, frames) float32, as the tokenizer's ``mel_spec`` has it; ``lengths`` (B,) int64 frames."""
-
-    mel: Tensor
-    lengths: Tensor
 
 
 class SpeechTokenizer:
@@ -103,6 +45,13 @@ class SpeechTokenizer:
         dtype: of the encoder's convolutions: ``float32``, or ``bfloat16`` or ``float16``, which are faster on some
             devices and change some units. Features, quantizer and decoder are not affected.
 
+    Attributes:
+        bundle: the model as it was trained, with what it was trained for.
+        network: the model as it encodes here.
+        logmel: the features.
+        timing: which samples a unit is about.
+        device, dtype: see above.
+
     Raises:
         UserError: no such device or dtype.
     """
@@ -116,9 +65,9 @@ class SpeechTokenizer:
         self.bundle = replace(bundle, model=bundle.model.to(self.device).eval())
         self.timing = UnitTiming(bundle.mel_spec)
         double = torch.float32 if self.device.type == "mps" else torch.float64  # which that device lacks
-        self._logmel = LogMel(bundle.mel_spec, double).to(self.device)
-        self._network = for_inference(self.bundle.model, self.dtype)
-        self._wavs = WavReader(self._network, self._logmel)
+        self.logmel = LogMel(bundle.mel_spec, double).to(self.device)
+        self.network = for_inference(self.bundle.model, self.dtype)
+        self._wavs = WavReader(self.network, self.logmel)
 
     @classmethod
     def from_pretrained(
@@ -262,7 +211,7 @@ class SpeechTokenizer:
         read = self._wavs.read(wav_sources(wav, sample_rate, lengths=lengths, channel=channel), read_indices)
         values = [codes_of(one.values) for one in read]
         return Units(
-            codes=_padded(values),
+            codes=padded(values),
             lengths=torch.tensor([value.shape[1] for value in values], device=self.device),
             num_samples=torch.tensor([one.num_samples for one in read], device=self.device),
             peaks=torch.tensor([one.peak for one in read], dtype=torch.float32, device=self.device),
@@ -284,7 +233,7 @@ class SpeechTokenizer:
         read = self._wavs.read(wav_sources(wav, sample_rate, lengths=lengths, channel=channel), read_posterior)
         values = [one.values.transpose(0, 1) if one.values.dim() == 3 else one.values[None] for one in read]
         sizes = torch.tensor([value.shape[1] for value in values], device=self.device)
-        return Posterior(_padded(values), sizes)
+        return Posterior(padded(values), sizes)
 
     def decode(
         self,
@@ -342,7 +291,7 @@ class SpeechTokenizer:
     def level(self, wav: Wav, sample_rate: int | None = None, *, channel: int | str | None = None) -> Level:
         """The level of a whole wav, which a stream needs to give its offline units from the beginning on."""
         (source,) = wav_sources([wav], sample_rate, channel=channel)
-        return measure_level(self._logmel, source.sample_rate, source.blocks())
+        return measure_level(self.logmel, source.sample_rate, source.blocks())
 
     def stream(self, sample_rate: int, *, level: Level | None = None) -> "SpeechStream":
         """Units while the samples come: see :class:`SpeechStream`.
@@ -352,7 +301,7 @@ class SpeechTokenizer:
             level: of the whole wav, or of an earlier one through the same microphone (:meth:`level`). None: running.
                 Only specs with ``peak`` or ``dynamic_range`` look at it.
         """
-        return SpeechStream(self, UnitStream(self._network, self._logmel, sample_rate, level))
+        return SpeechStream(self, UnitStream(self.network, self.logmel, sample_rate, level))
 
     def _checked_codes(self, units: Units | Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         codes = units.codes if isinstance(units, Units) else torch.as_tensor(units)
@@ -468,13 +417,3 @@ def speech_tokenizer(
 
         disable_progress_bars()
     return SpeechTokenizer.from_pretrained(pretrained, device=map_location, **options)
-
-
-def codes_of(indices: Tensor) -> Tensor:
-    """Indices of an utterance, (u,) of one codebook or (u, N), as codes (N, u)."""
-    return indices.T if indices.dim() == 2 else indices[None]
-
-
-def _padded(values: Sequence[Tensor]) -> Tensor:
-    """(N, u_i, ...) -> (B, N, U, ...), zeros beyond."""
-    return pad_sequence([value.transpose(0, 1) for value in values], batch_first=True).transpose(1, 2).contiguous()

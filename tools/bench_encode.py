@@ -123,7 +123,7 @@ def generated(rng: np.random.Generator, seconds: float, sample_rate: int) -> np.
 
 
 def contenders(tokenizer: SpeechTokenizer, wavs: list[np.ndarray], args: argparse.Namespace) -> list[Contender]:
-    model, logmel = tokenizer.bundle.model, tokenizer._logmel
+    model, logmel = tokenizer.bundle.model, tokenizer.logmel
     device, rate = tokenizer.device, tokenizer.sample_rate
     half = SpeechTokenizer(tokenizer.bundle, device=args.device, dtype="bfloat16")
     folded = {"float32": for_inference(model), "bfloat16": for_inference(model, torch.bfloat16)}

@@ -79,7 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def encode_set(args: argparse.Namespace) -> int:
     """A data directory or shards, by all processes."""
-    from sqvae_speech.models.inference import for_inference
     from sqvae_speech.tokenizer import SpeechTokenizer
     from sqvae_speech.units.extract import encode_shards
     from sqvae_speech.units.extract_wavs import encode_data_dir
@@ -87,7 +86,7 @@ def encode_set(args: argparse.Namespace) -> int:
 
     processes, device = processes_and_device(args.device)
     tokenizer = SpeechTokenizer.from_pretrained(args.model, device=device, dtype=args.dtype)
-    bundle = replace(tokenizer.bundle, model=for_inference(tokenizer.bundle.model, tokenizer.dtype))
+    bundle = replace(tokenizer.bundle, model=tokenizer.network)
     common: dict[str, Any] = {
         "formats": forms(args),
         "deduplicated": args.deduplicate,

@@ -83,10 +83,10 @@ class InferenceModel(SpeechModel):
     """A trained model that encodes faster, always alike, and cannot be trained.
 
     Float32 rounds differently in batches of other shapes, in pieces and on other devices, by about 1e-6 of the
-    latents, and where two codes are as equally probable as that, company would choose between them: once in 100,000
-    units, as measured. So units that a far larger disturbance of their latents could change are decided by the
-    encoder in float64, from just their receptive field. (Not with a half-precision encoder, whose rounding changes
-    many units.)
+    latents, and where two codes are as equally probable as that, company would choose between them: about once in
+    100,000 units of an untrained network. So units that a far larger disturbance of their latents could change are
+    decided by the encoder in float64, from just their receptive field. (Not with a half-precision encoder, whose
+    rounding changes many units.)
 
     Args:
         model: is copied. Quantizer and decoder stay in float32.

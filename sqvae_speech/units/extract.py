@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqvae_speech.models.pretrained import SpeechBundle
 
 logger = logging.getLogger(__name__)
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 MAX_FRAMES = 16_000  # of a batch with its padding: 160 s at 100 frames a second
 
 
@@ -174,6 +175,6 @@ def export(path: str | os.PathLike, formats: Sequence[str], *, codebook: int | N
     return files
 
 
-def codes_of(indices: np.ndarray) -> np.ndarray:
+def codes_of(indices: Array) -> Array:
     """A model's indices of an utterance, (U,) of one codebook or (U, N), as codes (N, U)."""
     return indices[None] if indices.ndim == 1 else indices.T
