@@ -16,6 +16,7 @@ from sqvae_speech.models.streaming import Reader, UnitStream, read_posterior
 
 LONG_SECONDS = 60.0  # longer wavs go alone, in pieces
 BATCH_SECONDS = 160.0  # of a batch, padding included
+LEAST_FILLED = 0.8  # of a batch's width, on a CPU: there padding costs as much as speech, and batches gain little
 WINDOW_BATCHES = 8  # batches' worth of wavs that are read ahead and sorted by length
 
 
@@ -72,7 +73,10 @@ class WavReader:
     def _read_window(self, window: list[tuple[int, Tensor]], results: dict[int, Read], reader: Reader) -> None:
         queue = sorted(window, key=lambda item: (-len(item[1]), item[0]))
         while queue:
-            size = max(1, int(BATCH_SECONDS * self._spec.sample_rate) // len(queue[0][1]))
+            longest = len(queue[0][1])
+            size = max(1, int(BATCH_SECONDS * self._spec.sample_rate) // longest)
+            if self._device.type == "cpu":
+                size = min(size, sum(len(wav) >= LEAST_FILLED * longest for _, wav in queue))
             members, queue = queue[:size], queue[size:]
             long_enough = [item for item in members if self._num_units(len(item[1]))]
             values = dict(

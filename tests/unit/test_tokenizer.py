@@ -139,6 +139,29 @@ def check_company(tokenizer: SpeechTokenizer, rounds: int) -> int:
     return checked
 
 
+@pytest.fixture(autouse=True)
+def mixed_lengths(monkeypatch):
+    """As on a GPU: batches of any lengths, which tell most about padding."""
+    monkeypatch.setattr(wavs, "LEAST_FILLED", 0.0)
+
+
+def test_batches_on_a_cpu_hold_little_padding(tokenizer, monkeypatch):
+    batches = []
+    read = wavs.WavReader._read_batch
+
+    def spy(self, members, reader):
+        batches.append([len(wav) for _, wav in members])
+        return read(self, members, reader)
+
+    monkeypatch.setattr(wavs, "LEAST_FILLED", 0.8)
+    monkeypatch.setattr(wavs.WavReader, "_read_batch", spy)
+    batch = [wav_of(seconds, 1) for seconds in (0.2, 1.0, 0.85, 0.5, 0.45, 0.7)]
+    units = tokenizer.encode(batch, 16_000)
+    assert batches == [[16_000, 13_600], [11_200], [8_000, 7_200], [3_200]]
+    for number, wav in enumerate(batch):
+        assert torch.equal(units[number], expected_codes(tokenizer, wav))
+
+
 def test_units_do_not_depend_on_company(tokenizer, residual, monkeypatch):
     monkeypatch.setattr(wavs, "BATCH_SECONDS", 2.0)
     monkeypatch.setattr(wavs, "WINDOW_BATCHES", 1)
