@@ -17,7 +17,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench_common import machine_facts, peak, reset_peak, synchronizer, write
+
 PINNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 
 
@@ -193,61 +194,12 @@ def run_memory(name: str, problem: dict[str, Any]) -> dict[str, float]:
 TASKS = {"times": run_times, "memory": run_memory}
 
 
-def synchronizer(device: str) -> Any:
-    import torch
-
-    return (lambda: None) if device == "cpu" else torch.cuda.synchronize
-
-
-def reset_peak() -> float:
-    """Forget the peak of resident memory so far; return what is resident now, in MB (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident("VmRSS")
-
-
-def peak() -> float:
-    return resident("VmHWM")
-
-
-def resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
-
-
 def machine(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from sqvae_speech.quantization.fused import choose_backend
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    device = torch.device(args.device)
-    processor = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    return {
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
-        "threads": torch.get_num_threads(),
-        "backend": choose_backend(device),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load_average": os.getloadavg(),
-        "product_gflops": product_rate(args.device),
-    }
-
-
-def product_rate(device: str) -> float:
-    """Billions of float32 operations a second of a large matrix product, the best of some: what the device can do."""
-    import torch
-
-    size = 2048 if device == "cpu" else 8192
-    a, b, out = (torch.randn(size, size, device=device) for _ in range(3))
-    wait, best = synchronizer(device), float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        torch.mm(a, b, out=out)
-        wait()
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best / 1e9
+    return {**machine_facts(args.device), "backend": choose_backend(torch.device(args.device))}
 
 
 def report(document: dict[str, Any]) -> str:
@@ -348,12 +300,6 @@ def plot(document: dict[str, Any], path: Path) -> None:
     figure.legend(lines, names, loc="outside lower center", ncols=len(names))
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
-
-
-def write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

@@ -1,53 +1,214 @@
-"""Shards of log-mels to discrete units: ``sqvae-speech encode``."""
+"""Speech to discrete units: ``sqvae-speech encode``.
 
+From recordings, printed a line each (`name|71 12 57`); from a data directory or shards, into a unit store; or live,
+raw samples from standard input, a unit a line. A store may be made by many processes: `accelerate launch
+--num_processes 4 -m sqvae_speech.bin.encode ...`; a run that was killed goes on where it stopped.
+"""
+
+import argparse
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from sqvae_speech.bin._cli import ArgumentParser, run
+from sqvae_speech.errors import UserError
+
+if TYPE_CHECKING:
+    from sqvae_speech.units.parts import Processes
 
 
 def parser() -> ArgumentParser:
     """The options."""
     options = ArgumentParser(prog="sqvae-speech encode", description=__doc__)
-    options.add_argument("--model", required=True, metavar="DIR", help="experiment, checkpoint or exported model")
-    options.add_argument("--shards", required=True, metavar="DIR", help="folder with index.json, e.g. dump/test")
-    options.add_argument("--output", required=True, metavar="FILE", help="unit store, e.g. units/test.parquet")
+    options.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="experiment, checkpoint, exported model, or OWNER/NAME of the Hub",
+    )
+    source = options.add_argument_group("what to encode, one of")
+    source.add_argument("wavs", nargs="*", metavar="WAV", help="recordings, of any rate")
+    source.add_argument("--shards", metavar="DIR", help="folder with index.json, e.g. dump/test")
+    source.add_argument(
+        "--data-dir", metavar="DIR", help="Kaldi data directory, e.g. data/test; recordings of any rate"
+    )
+    source.add_argument("--stream", action="store_true", help="raw samples of one channel from standard input")
+    options.add_argument("--output", metavar="FILE", help="unit store, e.g. units/test.parquet")
     options.add_argument(
         "--formats", default="", metavar="A,B", help="text forms to write beside it as well, of km,gslm,kaldi"
     )
     options.add_argument("--deduplicate", action="store_true", help="collapse runs (the store keeps their durations)")
     options.add_argument("--codebook", type=int, metavar="N", help="codebook for text forms, if there are several")
+    options.add_argument("--channel", help="of recordings with several: 0, 1, ... or mix")
+    options.add_argument("--allow-pipes", action="store_true", help="run the commands in wav.scp")
+    options.add_argument("--max-bad", type=int, default=0, help="unreadable utterances of --data-dir to leave out")
+    options.add_argument("--rate", type=int, help="of --stream, Hz; by default the model's")
+    options.add_argument("--pcm", default="s16le", help="samples of --stream: s16le, s32le or f32le")
+    options.add_argument(
+        "--level-from", metavar="WAV", help="of --stream: take peak and loudness from this recording"
+    )
     options.add_argument("--max-frames", type=int, default=16_000, help="mel frames of a batch, with its padding")
+    options.add_argument("--part-frames", type=int, default=128_000, help="mel frames that a process does at a time")
+    options.add_argument("--dtype", default="float32", help="of the encoder: float32, bfloat16 or float16")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
     options.add_argument("--quiet", action="store_true", help="no progress bar")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Encode; prints the files written and a summary of the units."""
-    args = parser().parse_args(argv)
-    from sqvae_speech.models.pretrained import load_speech_model
-    from sqvae_speech.units.batches import choose_device
+    """Encode; prints the units, or the files written and a summary of the units."""
+    options = parser()
+    args = options.parse_intermixed_args(argv)
+    kinds = {"WAV ...": args.wavs, "--shards": args.shards, "--data-dir": args.data_dir, "--stream": args.stream}
+    given = [kind for kind, value in kinds.items() if value]
+    if len(given) != 1:
+        options.error(f"give one of {', '.join(kinds)}" + (f", not {' and '.join(given)}" if given else ""))
+    if args.output is None and (args.shards or args.data_dir):
+        options.error(f"--output is needed with {given[0]}")
+    if args.stream and args.output:
+        options.error("--stream writes to standard output: leave out --output")
+    if args.stream:
+        return encode_stream(args)
+    if args.wavs:
+        return encode_wavs(args)
+    return encode_set(args)
+
+
+def encode_set(args: argparse.Namespace) -> int:
+    """A data directory or shards, by all processes."""
+    from sqvae_speech.tokenizer import SpeechTokenizer
     from sqvae_speech.units.extract import encode_shards
-    from sqvae_speech.units.statistics import summary, unit_statistics
+    from sqvae_speech.units.extract_wavs import encode_data_dir
     from sqvae_speech.units.store import read_units
 
-    device = choose_device(args.device)
-    files = encode_shards(
-        load_speech_model(args.model, str(device)),
-        args.shards,
-        args.output,
-        formats=[name for name in args.formats.split(",") if name],
-        deduplicated=args.deduplicate,
-        codebook=args.codebook,
-        max_frames=args.max_frames,
-        device=device,
-        progress=not args.quiet,
-    )
-    print(summary(unit_statistics(read_units(files[0]))))
+    processes, device = processes_and_device(args.device)
+    tokenizer = SpeechTokenizer.from_pretrained(args.model, device=device, dtype=args.dtype)
+    bundle = replace(tokenizer.bundle, model=tokenizer.network)
+    common: dict[str, Any] = {
+        "formats": forms(args),
+        "deduplicated": args.deduplicate,
+        "codebook": args.codebook,
+        "part_frames": args.part_frames,
+        "device": tokenizer.device,
+        "processes": processes,
+        "progress": not args.quiet,
+    }
+    if args.shards:
+        files = encode_shards(bundle, args.shards, args.output, max_frames=args.max_frames, **common)
+    else:
+        options = {"channel": args.channel, "allow_pipes": args.allow_pipes, "max_bad": args.max_bad}
+        files = encode_data_dir(bundle, args.data_dir, args.output, **options, **common)
+    if processes.is_first:
+        summarise(read_units(files[0]), files)
+    finish(processes)
+    return 0
+
+
+def encode_wavs(args: argparse.Namespace) -> int:
+    """Recordings named on the command line: printed, and stored where ``--output`` asks for it."""
+    from pathlib import Path
+
+    from sqvae_speech.audio.wav import wav_info
+    from sqvae_speech.tokenizer import SpeechTokenizer
+    from sqvae_speech.units.extract import check_options, export, store_meta
+    from sqvae_speech.units.formats import text_line
+    from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
+    from sqvae_speech.units.store import read_units, write_units
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("recordings on the command line are for one process; for many, list them in a --data-dir")
+    check_options(forms(args))
+    for path in args.wavs:
+        wav_info(path)  # a file that is not there should stop us before the first is encoded
+    tokenizer = SpeechTokenizer.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    meta = store_meta(tokenizer.bundle, deduplicated=args.deduplicate)
+    stored = []
+    for path in args.wavs:
+        units = tokenizer.encode(path, channel=args.channel)
+        one = UtteranceUnits(
+            utterance_id=Path(path).stem,
+            codes=units[0].cpu().numpy(),
+            peak=float(units.peaks[0]),
+            num_frames=tokenizer.mel_spec.num_frames(int(units.num_samples[0])),
+        )
+        one = deduplicate(one) if args.deduplicate else one
+        if args.output is None:
+            print(text_line(one, meta, "gslm", codebook=args.codebook), flush=True)
+        stored.append(one)
+    if args.output is not None:
+        write_units(args.output, stored, meta)
+        summarise(read_units(args.output), [args.output, *export(args.output, forms(args), codebook=args.codebook)])
+    return 0
+
+
+def encode_stream(args: argparse.Namespace) -> int:
+    """Raw samples from standard input; a unit a line, as soon as it is known."""
+    import numpy as np
+
+    from sqvae_speech.errors import nearest
+    from sqvae_speech.tokenizer import SpeechTokenizer
+    from sqvae_speech.units.live import PCM_FORMS, read_pcm
+
+    if args.pcm not in PCM_FORMS:
+        raise UserError(f"--pcm {args.pcm}{nearest(args.pcm, PCM_FORMS)}; legal: {', '.join(PCM_FORMS)}")
+    tokenizer = SpeechTokenizer.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    level = None if args.level_from is None else tokenizer.level(args.level_from, channel=args.channel)
+    stream = tokenizer.stream(args.rate if args.rate is not None else tokenizer.sample_rate, level=level)
+    last = None
+
+    def tell(codes: np.ndarray) -> None:
+        nonlocal last
+        for unit in codes.T.tolist():
+            if not (args.deduplicate and unit == last):
+                print(*unit, flush=True)
+            last = unit
+
+    for samples in read_pcm(sys.stdin.buffer, args.pcm):
+        tell(stream.push(samples).cpu().numpy())
+    tell(stream.finish().cpu().numpy())
+    return 0
+
+
+def processes_and_device(device: str) -> tuple["Processes", str]:
+    """Who shares the work, by the launcher's environment, and the device of this process."""
+    from sqvae_speech.units.parts import Processes
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(), device
+    import torch
+    from accelerate import PartialState
+
+    # Processes only wait for one another, which gloo does on any machine; the slowest may take its time.
+    state = PartialState(cpu=True, timeout=timedelta(days=7))
+    if device == "auto" and torch.cuda.is_available():
+        device = f"cuda:{state.local_process_index % torch.cuda.device_count()}"
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone), device
+
+
+def finish(processes: "Processes") -> None:
+    """Leave the group: its threads have to end before the interpreter does."""
+    if processes.count > 1:
+        from torch import distributed
+
+        processes.wait()
+        distributed.destroy_process_group()
+
+
+def forms(args: argparse.Namespace) -> list[str]:
+    """The text forms asked for."""
+    return [name for name in args.formats.split(",") if name]
+
+
+def summarise(store: Any, files: Sequence[Any]) -> None:
+    """Print what a store holds, and the files written."""
+    from sqvae_speech.units.statistics import summary, unit_statistics
+
+    print(summary(unit_statistics(store)))
     for file in files:
         print(file)
-    return 0
 
 
 if __name__ == "__main__":

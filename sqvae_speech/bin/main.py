@@ -17,7 +17,7 @@ VERBS = {
         "sqvae_speech.bin.train",
         "train a model on shards (also: accelerate launch -m sqvae_speech.bin.train)",
     ),
-    "encode": ("sqvae_speech.bin.encode", "shards to discrete units"),
+    "encode": ("sqvae_speech.bin.encode", "recordings, data directories, shards or a live stream to discrete units"),
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),

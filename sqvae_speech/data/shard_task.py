@@ -178,7 +178,9 @@ class _Features:
 
     def __init__(self, task: ShardTask):
         self.task = task
-        self.log_mel = LogMel(task.mel_spec).to(task.device)
+        # fast where it is exact enough: see LogMel
+        precision = torch.float32 if task.mel_spec.normalize else torch.float64
+        self.log_mel = LogMel(task.mel_spec, precision).to(task.device)
 
     def samples(self) -> Iterator[_Sample | Bad]:
         """Yield a sample, or the reason why there is none, for every utterance."""

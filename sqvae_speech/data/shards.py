@@ -57,7 +57,8 @@ def write_shards(
             MelSpec's are refused.
         cluster: where the shards are made; by default in this process.
         utterances_per_shard: utterances of a shard at most; they are divided evenly.
-        dtype: ``float32`` or ``float16`` (half the size; an error of up to 0.04 dB in the normalised features).
+        dtype: ``float32`` (normalised dB are computed in it too, with an error of up to 0.004 dB; other features in
+            float64) or ``float16`` (half the size, an error of up to 0.04 dB in the normalised features).
         device: where features are computed, as torch names it.
         min_frames: shorter utterances are refused.
         max_bad: utterances that may be unusable before the whole is refused.

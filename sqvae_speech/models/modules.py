@@ -26,7 +26,12 @@ class ConvEncoder(nn.Module):
         in_channels: n_mels.
         channels: width.
         out_channels: of the head.
+
+    Attributes:
+        receptive_frames: first and last mel frame, less 2u, that unit u is computed from.
     """
+
+    receptive_frames = (-6, 9)
 
     def __init__(self, in_channels: int, channels: int, out_channels: int):
         super().__init__()

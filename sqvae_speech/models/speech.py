@@ -162,11 +162,25 @@ class SpeechModel(nn.Module):
     def encode(self, mel: Tensor, lengths: Tensor | None = None) -> Units:
         """Units of log-mel frames: (B, n_mels, T) -> ``Units``. Deterministic; batch equals single in eval mode."""
         z, log_var, unit_lengths = self._encode(mel, lengths)
-        indices = self.quantizer.encode(z, log_var)
+        indices = self.choose(z, log_var, mel, lengths)
         if unit_lengths is None:
             return Units(indices, torch.full((len(mel),), z.shape[1], device=mel.device))
         mask = length_mask(unit_lengths, z.shape[1])
         return Units(indices.masked_fill(~mask.view(*mask.shape, *(1,) * (indices.dim() - 2)), 0), unit_lengths)
+
+    def choose(
+        self, z: Tensor, log_var: Tensor | None, mel: Tensor, lengths: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """The most probable codes of latents (B, U, D): (B, U) int64, or (B, U, N).
+
+        Args:
+            z: latents.
+            log_var: the head's log-variance.
+            mel: (B, n_mels, T) that they were computed from, for a model that looks twice.
+            lengths: (B,) real frames of it.
+            first: the unit of ``mel`` that the latents begin with.
+        """
+        return self.quantizer.encode(z, log_var)
 
     @torch.no_grad()
     def posterior(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -203,10 +217,14 @@ class SpeechModel(nn.Module):
         if mel.shape[-1] < 4:
             raise ValueError(f"the shortest mel that gives a unit has 4 frames, got {mel.shape[-1]}")
         unit_lengths = None if lengths is None else self.num_units(lengths)
-        head = self.encoder(mel, lengths)
+        z, log_var = self.split_head(self.encoder(mel, lengths), unit_lengths)
+        return z, log_var, unit_lengths
+
+    def split_head(self, head: Tensor, unit_lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the encoder gives, (B, U, dim + log_var channels), as latents and log-variance for the quantizer."""
         z, log_var = head[..., : self.config.quantizer.dim], head[..., self.config.quantizer.dim :]
         if self.quantizer.log_var_channels == 0:
-            return z, None, unit_lengths
+            return z, None
         if self.quantizer.log_var_per_example:  # the head is one value a position: its mean over the real ones
             if unit_lengths is None:
                 log_var = log_var.mean(dim=1, keepdim=True)
@@ -214,4 +232,4 @@ class SpeechModel(nn.Module):
                 mask = length_mask(unit_lengths, z.shape[1])[..., None]
                 count = unit_lengths.clamp(min=1)[:, None, None]
                 log_var = log_var.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True) / count
-        return z, log_var, unit_lengths
+        return z, log_var

@@ -4,23 +4,25 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from sqvae_speech.data.index import ShardIndex
-from sqvae_speech.data.reader import UtteranceMel, iterate_utterances
+from sqvae_speech.data.index import Entry, ShardIndex
+from sqvae_speech.data.reader import ShardReader, UtteranceMel
+from sqvae_speech.errors import UserError
 from sqvae_speech.units.batches import MelBatch, in_order
 from sqvae_speech.units.formats import TEXT_FORMS, format_of, write_format
+from sqvae_speech.units.parts import PART_FRAMES, PartUnits, Processes, divide, encode_in_parts
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
-from sqvae_speech.units.store import UnitStoreMeta, read_units, write_units
+from sqvae_speech.units.store import UnitStoreMeta, read_units
 
 if TYPE_CHECKING:
     from sqvae_speech.models.pretrained import SpeechBundle
 
 logger = logging.getLogger(__name__)
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 MAX_FRAMES = 16_000  # of a batch with its padding: 160 s at 100 frames a second
 
 
@@ -95,10 +97,14 @@ def encode_shards(
     deduplicated: bool = False,
     codebook: int | None = None,
     max_frames: int = MAX_FRAMES,
+    part_frames: int = PART_FRAMES,
     device: torch.device | str = "cpu",
+    processes: Processes | None = None,
     progress: bool = True,
 ) -> list[Path]:
     """Encode a directory of shards to a unit store, and to text forms beside it with the same stem.
+
+    A run that was killed goes on where it stopped when it is started again, see :mod:`sqvae_speech.units.parts`.
 
     Args:
         bundle: the model, on ``device``.
@@ -108,26 +114,54 @@ def encode_shards(
         deduplicated: collapse runs; the store keeps their durations, text forms cannot.
         codebook: which codebook the text forms get, for a model that has several.
         max_frames: see :func:`extract_units`.
+        part_frames: mel frames of a part, about.
         device: where the model is.
+        processes: who shares the work.
         progress: show a progress bar.
 
     Returns:
-        The files written, the store first.
+        The files written, the store first; nothing in all processes but the first.
 
     Raises:
         UserError: for shards of another MelSpec, damaged shards, or a format that is not known.
     """
-    for name in formats:
-        format_of("", name)
+    check_options(formats, max_frames=max_frames, part_frames=part_frames)
     index = ShardIndex.load(Path(shards))
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
-    meta = store_meta(bundle, deduplicated=deduplicated)
-    output = Path(output)
-    utterances = iterate_utterances(index)
-    with tqdm(utterances, total=index.num_utterances, desc=f"encode {index.split}", disable=not progress) as bar:
-        units = extract_units(bundle, bar, max_frames=max_frames, device=device)
-        write_units(output, map(deduplicate, units) if deduplicated else units, meta)
-    return [output, *export(output, formats, codebook=codebook)]
+    reader = ShardReader(index)
+
+    def encode(entries: Iterable[Entry]) -> PartUnits:
+        units = extract_units(bundle, map(reader.utterance, entries), max_frames=max_frames, device=device)
+        return PartUnits([deduplicate(one) if deduplicated else one for one in units])
+
+    def description() -> dict[str, Any]:
+        return {"shards": index.fingerprint, "max_frames": max_frames, "dtype": encoder_dtype(bundle)}
+
+    joined = encode_in_parts(
+        Path(output),
+        store_meta(bundle, deduplicated=deduplicated),
+        divide(index.entries(), lambda entry: entry.num_frames, part_frames),
+        encode,
+        description,
+        processes=processes,
+        name=index.split,
+        progress=progress,
+    )
+    return [Path(output), *export(output, formats, codebook=codebook)] if joined else []
+
+
+def check_options(formats: Sequence[str], **sizes: int) -> None:
+    """Raise :class:`UserError` for an unknown text form, or for a size below 1, before the work is done."""
+    for name in formats:
+        format_of("", name)
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"--{name.replace('_', '-')} {size}; at least 1 is needed")
+
+
+def encoder_dtype(bundle: "SpeechBundle") -> str:
+    """In which precision the encoder runs: it decides some units."""
+    return str(next(bundle.model.encoder.parameters()).dtype)
 
 
 def export(path: str | os.PathLike, formats: Sequence[str], *, codebook: int | None = None) -> list[Path]:
@@ -141,6 +175,6 @@ def export(path: str | os.PathLike, formats: Sequence[str], *, codebook: int | N
     return files
 
 
-def codes_of(indices: np.ndarray) -> np.ndarray:
+def codes_of(indices: Array) -> Array:
     """A model's indices of an utterance, (U,) of one codebook or (U, N), as codes (N, U)."""
     return indices[None] if indices.ndim == 1 else indices.T

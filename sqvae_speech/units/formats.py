@@ -117,12 +117,25 @@ def write_format(
         for utterance in units:
             if utterance.utterance_id.split() != [utterance.utterance_id]:
                 raise UserError(f"id {utterance.utterance_id!r} has white space, which {name} lines cannot hold")
-            file.write(form.line(utterance.utterance_id, " ".join(map(str, utterance.codes[book].tolist()))) + "\n")
+            file.write(_line(form, utterance, book) + "\n")
     if name == "km":
         sidecar = path.with_suffix(".ids")
         write_text(sidecar, "".join(f"{utterance_id}\n" for utterance_id in ids))
         written.append(sidecar)
     return written
+
+
+def text_line(units: UtteranceUnits, meta: UnitStoreMeta, format: str, *, codebook: int | None = None) -> str:
+    """The line of one utterance in a text form, without its end, for a reader of ours or theirs.
+
+    Raises:
+        UserError: several codebooks, and none chosen.
+    """
+    return _line(TEXT_FORMS[format], units, _one_codebook(meta, codebook, format))
+
+
+def _line(form: TextForm, units: UtteranceUnits, book: int) -> str:
+    return form.line(units.utterance_id, " ".join(map(str, units.codes[book].tolist())))
 
 
 def read_format(

@@ -44,7 +44,7 @@ def contents(folder):
 def test_numbers(corpus):
     index = shards(corpus)
     data = DataDir.read(corpus / "data" / "train")
-    log_mel = LogMel(SPEC)
+    log_mel = LogMel(SPEC, torch.float32)
     reader = ShardReader(index)
     assert [entry.utterance_id for entry in index.entries()] == [u.utterance_id for u in data]
     for utterance, entry in zip(data, index.entries(), strict=True):
@@ -230,7 +230,7 @@ def test_segments_and_pipes(tmp_path):
     stored, _ = read_wav(path)
     for utterance, part in zip(iterate_utterances(index), parts, strict=True):
         piece = stored[round(part.start * RATE) : None if part.end is None else round(part.end * RATE)]
-        expected = LogMel(SPEC)(torch.from_numpy(piece)[None]).mel[0].numpy()
+        expected = LogMel(SPEC, torch.float32)(torch.from_numpy(piece)[None]).mel[0].numpy()
         assert np.array_equal(utterance.mel, expected)
 
 
@@ -244,7 +244,7 @@ def test_resampled(tmp_path):
     assert utterance.meta["num_samples"] == 8000
     assert utterance.meta["recording_sample_rate"] == 8000
     wav, _ = read_wav(tmp_path / "a.wav", sample_rate=16000)
-    assert np.array_equal(utterance.mel, LogMel(SPEC)(torch.from_numpy(wav)[None]).mel[0].numpy())
+    assert np.array_equal(utterance.mel, LogMel(SPEC, torch.float32)(torch.from_numpy(wav)[None]).mel[0].numpy())
 
 
 def test_moved_folder_is_read(corpus, monkeypatch):

@@ -1,0 +1,112 @@
+"""Where a model comes from: a folder here, or the Hugging Face Hub."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from sqvae_speech.errors import UserError
+from sqvae_speech.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, find_model
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def resolve_model(
+    name: str | os.PathLike[str],
+    *,
+    offline: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Path:
+    """The folder with a model's two files.
+
+    What exists here is taken from here, and nothing asks the network. Only a name of the form ``owner/name`` that is
+    no folder here is looked for on the Hub, and kept in its cache.
+
+    Args:
+        name: an experiment folder, a checkpoint, an exported model, or a Hub id.
+        offline: take a Hub id from the cache only, as ``HF_HUB_OFFLINE=1`` does.
+        revision: branch, tag or commit of a Hub id.
+        token: for a private model; by default the one that ``hf auth login`` stored.
+        cache_dir: of the Hub; by default its own.
+
+    Raises:
+        UserError: there is nothing of that name, or it cannot be had.
+    """
+    path = Path(name).expanduser()
+    text = os.fspath(name)
+    if path.exists() or not _HUB_ID.fullmatch(text):
+        return find_model(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    nowhere = f"no folder {text} here"
+    remedy = "give a folder, or get it once with a network: it is then kept in the cache"
+    try:
+        found = snapshot_download(
+            text,
+            revision=revision,
+            token=token,
+            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+            local_files_only=offline,
+            allow_patterns=[CONFIG_NAME, WEIGHTS_NAME],
+        )
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{nowhere}, and the Hugging Face Hub has no model {text!r} that you may read; correct the name, or log "
+            "in (`hf auth login`) if it is private"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(
+            f"{text} on the Hugging Face Hub has no revision {revision!r}; leave it out for `main`"
+        ) from None
+    except LocalEntryNotFoundError as error:
+        how = "offline was asked for" if offline else "the Hugging Face Hub cannot be reached"
+        raise UserError(f"{nowhere}, none in the Hub's cache, and {how}: {remedy}") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{nowhere}, and the Hugging Face Hub gives none ({first}): {remedy}") from error
+    return find_model(Path(found))
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    message: str = "Upload a speech tokenizer",
+) -> str:
+    """Upload a folder to a model repository of the Hugging Face Hub, made if need be; returns its address.
+
+    Raises:
+        UserError: not an id, not logged in, no right to write, no network.
+    """
+    if not _HUB_ID.fullmatch(repo_id):
+        raise UserError(f"{repo_id!r} is no Hub id; it has the form owner/name")
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=os.fspath(folder), commit_message=message, revision=revision)
+    except Exception as error:  # of huggingface_hub, of its HTTP client, of its token store: no common base
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{repo_id} cannot be written on the Hugging Face Hub ({type(error).__name__}: {first}); is there a "
+            "network, are you logged in (`hf auth login`, or token=), and may you write there?"
+        ) from error
+    return str(url)
+
+
+def staging_folder(beside: Path) -> tempfile.TemporaryDirectory:
+    """A temporary folder on the same file system as ``beside``, so that files can be renamed into place."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=f".{beside.name}.", dir=beside.parent)

@@ -1,0 +1,149 @@
+"""Recordings of a data directory straight to units, without shards."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sqvae_speech.audio.front_end import FrontEnd
+from sqvae_speech.audio.logmel import LogMel
+from sqvae_speech.audio.sources import WavSource, array_source, recording_source
+from sqvae_speech.audio.wav import wav_info
+from sqvae_speech.data.index import Bad
+from sqvae_speech.data.kaldi import DataDir, Utterance
+from sqvae_speech.data.recordings import read_utterance
+from sqvae_speech.errors import UserError
+from sqvae_speech.models.streaming import read_indices
+from sqvae_speech.models.wavs import LONG_SECONDS, WavReader
+from sqvae_speech.units.extract import check_options, codes_of, encoder_dtype, export, store_meta
+from sqvae_speech.units.parts import PART_FRAMES, PartUnits, Processes, divide, encode_in_parts
+from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
+
+if TYPE_CHECKING:
+    from sqvae_speech.models.pretrained import SpeechBundle
+
+logger = logging.getLogger(__name__)
+_UNKNOWN_SECONDS = 10.0  # of an utterance in a directory without utt2dur, to divide the work
+
+
+def encode_data_dir(
+    bundle: "SpeechBundle",
+    data_dir: str | Path,
+    output: str | os.PathLike,
+    *,
+    formats: Sequence[str] = (),
+    deduplicated: bool = False,
+    codebook: int | None = None,
+    channel: str | None = None,
+    allow_pipes: bool = False,
+    max_bad: int = 0,
+    part_frames: int = PART_FRAMES,
+    device: torch.device | str = "cpu",
+    processes: Processes | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Encode the utterances of a Kaldi data directory to a unit store, and to text forms beside it.
+
+    The units are those of float32 shards of the same recordings. Recordings of any rate are resampled; those longer
+    than a minute are read in pieces, unless they are segments. A killed run goes on where it stopped when it is
+    started again.
+
+    Args:
+        bundle: the model, on ``device``.
+        data_dir: the directory.
+        output: the store, ``.parquet``.
+        formats: text forms to write as well, of ``km``, ``gslm``, ``kaldi``.
+        deduplicated: collapse runs; the store keeps their durations, text forms cannot.
+        codebook: which codebook the text forms get, for a model that has several.
+        channel: of recordings with several: ``"mix"`` or a number from 0; None refuses them.
+        allow_pipes: run the commands in ``wav.scp``.
+        max_bad: utterances that may be unreadable before the whole is refused; they are left out, and logged.
+        part_frames: mel frames of a part, about.
+        device: where the model is.
+        processes: who shares the work.
+        progress: show a progress bar.
+
+    Returns:
+        The files written, the store first; nothing in all processes but the first.
+
+    Raises:
+        UserError: for a directory that is not valid, a format that is not known, too many unreadable utterances.
+    """
+    check_options(formats, part_frames=part_frames)
+    if max_bad < 0:
+        raise UserError(f"--max-bad {max_bad}; legal is 0 or more")
+    data = DataDir.read(data_dir, allow_pipes)
+    spec = bundle.mel_spec
+    reader = WavReader(bundle.model, LogMel(spec).to(device))
+
+    def encode(utterances: Iterable[Utterance]) -> PartUnits:
+        good, sources, bad = [], [], []
+        for utterance in utterances:
+            try:
+                sources.append(_source(utterance, spec.sample_rate, channel))
+                good.append(utterance)
+            except UserError as error:
+                bad.append(Bad(utterance.utterance_id, str(error)))
+        units = []
+        for utterance, found in zip(good, reader.read(sources, read_indices), strict=True):
+            if not len(found.values):
+                logger.warning("%s: %d samples are too few for a unit", utterance.utterance_id, found.num_samples)
+            one = UtteranceUnits(
+                utterance_id=utterance.utterance_id,
+                codes=codes_of(found.values.cpu().numpy()),
+                speaker=utterance.speaker,
+                text=utterance.text,
+                peak=found.peak,
+                num_frames=spec.num_frames(found.num_samples),
+            )
+            units.append(deduplicate(one) if deduplicated else one)
+        return PartUnits(units, bad)
+
+    def frames(utterance: Utterance) -> float:
+        known = utterance.duration
+        if known is None and utterance.end is not None:
+            known = utterance.end - utterance.start
+        return (_UNKNOWN_SECONDS if known is None else known) * spec.frame_rate
+
+    def description() -> dict[str, Any]:
+        return {"recordings": _state(data), "channel": channel, "dtype": encoder_dtype(bundle)}
+
+    joined = encode_in_parts(
+        Path(output),
+        store_meta(bundle, deduplicated=deduplicated),
+        divide(data.utterances, frames, part_frames),
+        encode,
+        description,
+        processes=processes,
+        max_bad=max_bad,
+        name=Path(data_dir).name,
+        progress=progress,
+    )
+    return [Path(output), *export(output, formats, codebook=codebook)] if joined else []
+
+
+def _source(utterance: Utterance, sample_rate: int, channel: str | None) -> WavSource:
+    whole = not utterance.is_pipe and utterance.start == 0 and utterance.end is None
+    if whole and wav_info(utterance.wav).duration > LONG_SECONDS:
+        return recording_source(utterance.wav, channel)
+    wav, rate = read_utterance(utterance, channel)
+    prepared = FrontEnd(resample="soxr").prepare(wav, rate, sample_rate, utterance.wav)
+    return array_source(prepared.wav, sample_rate, utterance.utterance_id)
+
+
+def _state(data: DataDir) -> str:
+    """A digest of the utterances and of the size and time of their recordings."""
+    digest = hashlib.sha256()
+    for utterance in data:
+        state: list[int] | None = None
+        if not utterance.is_pipe and os.path.exists(utterance.wav):
+            stat = os.stat(utterance.wav)
+            state = [stat.st_size, stat.st_mtime_ns]
+        digest.update(json.dumps([asdict(utterance), state], sort_keys=True).encode())
+    return digest.hexdigest()
