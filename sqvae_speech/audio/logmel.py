@@ -48,15 +48,16 @@ class LogMel(nn.Module):
     """
 
     window: Tensor
-    filters: Tensor
 
     def __init__(self, spec: MelSpec, dtype: torch.dtype = torch.float64):
         super().__init__()
         self.spec = spec
         window = torch.hann_window(spec.win_length, periodic=True, dtype=torch.float64)
         self.register_buffer("window", window.to(dtype), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(mel_filterbank(spec)).to(dtype), persistent=False)
-        self._groups = _neighbours(self.filters)
+        self._bins: list[slice] = []
+        for bins, filters in _neighbours(torch.from_numpy(mel_filterbank(spec))):
+            self.register_buffer(f"filters{len(self._bins)}", filters.to(dtype), persistent=False)
+            self._bins.append(bins)
 
     def forward(self, wav: Tensor, lengths: Tensor | None = None) -> LogMelOutput:
         """Compute the log-mels.
@@ -70,10 +71,8 @@ class LogMel(nn.Module):
         """
         lengths = self._checked_lengths(wav, lengths)
         wav = wav.to(self.window.dtype)
-        if int(lengths.min()) < wav.shape[1]:
-            wav = wav.masked_fill(torch.arange(wav.shape[1], device=wav.device) >= lengths[:, None], 0.0)
-        low, high = wav.detach().aminmax(dim=1)
-        peak = torch.maximum(high, -low)
+        rows = [row[:length] for row, length in zip(wav.detach(), lengths.tolist(), strict=True)]
+        peak = torch.stack([torch.maximum(row.amax(), -row.amin()) for row in rows])  # without a copy
         if not torch.isfinite(peak).all():
             bad = (~torch.isfinite(peak)).nonzero()[0].item()
             raise UserError(
@@ -153,9 +152,8 @@ class LogMel(nn.Module):
                 magnitude = magnitude.clamp(min=torch.finfo(magnitude.dtype).tiny).sqrt()
             else:
                 magnitude.sqrt_()
-        if frames.device.type != "cpu":
-            return magnitude @ self.filters.T
-        return torch.cat([magnitude[..., bins] @ self.filters[bands, bins].T for bands, bins in self._groups], dim=-1)
+        groups = enumerate(self._bins)
+        return torch.cat([magnitude[..., bins] @ self.get_buffer(f"filters{i}") for i, bins in groups], dim=-1)
 
     def log(self, mel: Tensor, loudest: Tensor) -> Tensor:
         """The logarithm of mel bands as the spec has it.
@@ -182,11 +180,11 @@ class LogMel(nn.Module):
         return decibel
 
 
-def _neighbours(filters: Tensor) -> list[tuple[slice, slice]]:
-    """Divide (n_mels, bins) filters into groups of bands; each with the bins outside of which all of it is zero."""
+def _neighbours(filters: Tensor) -> list[tuple[slice, Tensor]]:
+    """Divide (n_mels, bins) filters into groups of bands: the bins outside of which all are zero, (bins, bands)."""
     groups = []
-    step = -(-len(filters) // _GROUPS)
-    for first in range(0, len(filters), step):
-        bins = filters[first : first + step].any(dim=0).nonzero()
-        groups.append((slice(first, first + step), slice(int(bins.min()), int(bins.max()) + 1)))
+    for group in filters.split(-(-len(filters) // _GROUPS)):
+        bins = group.any(dim=0).nonzero()
+        part = slice(int(bins.min()), int(bins.max()) + 1)
+        groups.append((part, group[:, part].T.contiguous()))
     return groups

@@ -20,6 +20,7 @@ import webdataset
 from sqvae_speech.audio.front_end import FrontEnd, Prepared, SilentRecording
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
+from sqvae_speech.data.cluster import keep_freed_memory
 from sqvae_speech.data.files import whole_file, write_text
 from sqvae_speech.data.index import VERSION, Bad, ShardInfo, file_sha256, read_json
 from sqvae_speech.data.kaldi import Interval, Utterance
@@ -95,6 +96,7 @@ class ShardTask:
 
 def write_shard(task: ShardTask) -> ShardSummary:
     """Write a shard and its sidecar. Runs in a worker; utterances that cannot be used are listed, not raised."""
+    keep_freed_memory()
     # one thread, whatever the number of workers: the order of sums, and so the bytes, must not depend on it
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
