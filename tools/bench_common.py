@@ -59,6 +59,7 @@ def machine_facts(device: str) -> dict[str, Any]:
     )
     return {
         "processor": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor,
+        "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -306,7 +306,7 @@ def lines_of(document: dict[str, Any]) -> Iterator[str]:
     machine = document["machine"]
     yield "# Data preparation"
     yield ""
-    yield f"{machine['processor']}, {os.cpu_count()} cores; torch {machine['torch']}, Python {machine['python']}."
+    yield f"{machine['processor']}, {machine['cores']} cores; torch {machine['torch']}, Python {machine['python']}."
     yield f"Command: `{document['command']}`."
     if "features" in document:
         found = document["features"]

@@ -21,7 +21,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -351,20 +350,10 @@ def memory() -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     import numpy
-    import torch
     import webdataset
+    from bench_common import machine_facts
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    processor = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return {
-        "processor": next(processor, platform.machine()),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "webdataset": webdataset.__version__,
-    }
+    return {**machine_facts("cpu"), "numpy": numpy.__version__, "webdataset": webdataset.__version__}
 
 
 def report(document: dict[str, Any]) -> str:
@@ -376,8 +365,9 @@ def report(document: dict[str, Any]) -> str:
         "",
         f"Crops of {SEGMENT_FRAMES} frames of 80 values; {kind} shards, {data['utterances']:,} utterances, "
         f"{data['hours']:.1f} h, {data['dtype']}, {data['megabytes']:,.0f} MB in {data['shards']} shards, all in the "
-        f"page cache. {facts['processor']}, {facts['cores']} cores, load before {facts['load_average']:.1f}; Python "
-        f"{facts['python']}, PyTorch {facts['torch']}, NumPy {facts['numpy']}, webdataset {facts['webdataset']}.",
+        f"page cache. {facts['processor']}, {facts['cores']} cores, load before {facts['load_average'][0]:.1f}; "
+        f"Python {facts['python']}, PyTorch {facts['torch']}, NumPy {facts['numpy']}, "
+        f"webdataset {facts['webdataset']}.",
         "",
         f"Command: `{document['command']}`",
         "",
