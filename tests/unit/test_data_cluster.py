@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -174,3 +175,33 @@ def test_slurm_where_there_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"SLURM is not on this machine \(no sbatch on PATH\)"):
         list(run_tasks(square, [1], ClusterConfig(slurm_jobs=1, slurm_options=SLURM)))
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from sqvae_speech.data.cluster import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+def work():
+    for _ in range(100):
+        np.ones(1 << 18)  # 2 MB, as the spectra of a block of frames
+
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator gives memory back so eagerly")
+def test_workers_keep_freed_memory_whatever_dask_sets():
+    faults = {}
+    for kind in ("keep", "leave"):
+        command = [sys.executable, "-c", FAULTS, kind]
+        environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
+        faults[kind] = int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    assert faults["leave"] > 10_000  # 512 pages each time
+    assert faults["keep"] < 1_000
