@@ -60,6 +60,7 @@ def data(tmp_path):
 @pytest.mark.parametrize("kind", RECORDINGS)
 def test_bad_recording(data, capsys, kind):
     make, message = RECORDINGS[kind]
+    (data / "train" / "utt2dur").unlink()  # which would say the same of each: another length than it was
     path = data / "wavs" / "s1-000.wav"
     path.unlink()
     make(path)
@@ -83,6 +84,7 @@ def test_bad_recording(data, capsys, kind):
 
 
 def test_remedies_work(data, capsys):
+    (data / "train" / "utt2dur").unlink()
     write(data / "wavs" / "s1-000.wav", np.stack([voice(0.5)] * 2, 1), 8000)
     command = ["shards", str(data / "train"), str(data / "dump"), "--num-workers", "1", "--no-progress"]
     assert main([*command, "--resample", "--channel", "mix"]) == 0
