@@ -217,7 +217,7 @@ print(int(units.lengths[0]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss 
 def peak_memory(folder: Path, path: Path, long_seconds: float) -> tuple[int, float]:
     """Units of a recording, and the megabytes that a process of its own took for them."""
     command = [sys.executable, "-c", PEAK_MEMORY, str(folder), str(path), str(long_seconds)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     units, memory = done.stdout.split()

@@ -12,6 +12,7 @@ import torch
 from data_fixtures import make_data_dir
 from safetensors.torch import load_file
 
+from sqvae_speech.audio.front_end import FrontEnd
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.train import main
@@ -190,7 +191,10 @@ def test_a_checkpoint_of_another_codebook_size_is_refused(shards, copy, capsys):
 
 def test_a_checkpoint_of_another_melspec_is_refused(shards, copy, tmp_path, capsys):
     make_data_dir(tmp_path / "train", seconds=0.45)
-    write_shards(tmp_path / "train", tmp_path / "dump", MelSpec.preset("melgan22k"), resample=True, progress=False)
+    front_end = FrontEnd(resample="soxr")
+    write_shards(
+        tmp_path / "train", tmp_path / "dump", MelSpec.preset("melgan22k"), front_end=front_end, progress=False
+    )
     message = error(words(tmp_path / "dump", copy), capsys)
     assert "sample_rate: 16000" in message
     assert "22050" in message
