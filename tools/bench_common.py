@@ -23,8 +23,9 @@ def peak() -> float:
     return resident("VmHWM")
 
 
-def resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+def resident(field: str, process: int | str = "self") -> float:
+    """Resident memory of a process in MB: now (VmRSS), or the peak since its program began (VmHWM; Linux)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 

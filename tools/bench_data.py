@@ -17,13 +17,14 @@ s of noise at 16 kHz): utterances a second, and the largest resident memory of t
 """
 
 import argparse
+import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench_common import machine_facts, write
+from bench_common import machine_facts, peak, resident, write
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # name -> (task, processes, environment)
@@ -267,7 +268,7 @@ def prepare(folder: str) -> dict[str, float]:
 
     start = time.perf_counter()
     prepare_folder(Path(folder) / "corpus", Path(folder) / "data", fraction=0.0, progress=False)
-    return used(time.perf_counter() - start)
+    return {"seconds": time.perf_counter() - start, "resident_mb": peak()}
 
 
 def shards(folder: str) -> dict[str, float]:
@@ -276,20 +277,40 @@ def shards(folder: str) -> dict[str, float]:
     from sqvae_speech.data.shards import write_shards
 
     start = time.perf_counter()
-    write_shards(
-        Path(folder) / "data" / "train",
-        Path(folder) / "dump",
-        MelSpec.preset("sqvae16k"),
-        cluster=ClusterConfig(num_workers=2),
-        progress=False,
-    )
-    return used(time.perf_counter() - start)
+    with largest_child() as largest:
+        write_shards(
+            Path(folder) / "data" / "train",
+            Path(folder) / "dump",
+            MelSpec.preset("sqvae16k"),
+            cluster=ClusterConfig(num_workers=2),
+            progress=False,
+        )
+    return {"seconds": time.perf_counter() - start, "resident_mb": peak(), "worker_mb": largest[0]}
 
 
-def used(seconds: float) -> dict[str, float]:
-    """Seconds, and the largest resident memory so far of this process and of its largest child, in MB."""
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"seconds": seconds, "resident_mb": own * 1024 / 1e6, "worker_mb": children * 1024 / 1e6}
+@contextlib.contextmanager
+def largest_child() -> Iterator[list[float]]:
+    """Give a list whose number is, at the end, the largest peak of memory of this process' children, in MB.
+
+    Looked at while they live: what the system counts for children that have ended begins at their parent's own.
+    """
+    import psutil
+
+    largest, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            for child_process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(OSError, StopIteration):
+                    largest[0] = max(largest[0], resident("VmHWM", child_process.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield largest
+    finally:
+        done.set()
+        watcher.join()
 
 
 TASKS = {"published": published, "ours": ours, "prepare": prepare, "shards": shards}
