@@ -45,8 +45,8 @@ def write_shards(
 
     Shards that are whole and whose inputs and settings are unchanged are kept, so an interrupted run goes on where it
     stopped, and gives the same bytes as one that was not. A recording counts as changed when its size or time of
-    modification is; what a command gives is not looked at. Memory is that of the data directory's tables, about half
-    a kilobyte an utterance, and of two minutes of speech a worker.
+    modification is; what a command gives is not looked at. Memory is that of the data directory's tables, about a
+    kilobyte an utterance, and of two minutes of speech a worker.
 
     Args:
         data_dir: Kaldi data directory.
