@@ -1,5 +1,6 @@
 """What the benchmarks share: the machine they ran on, memory, files."""
 
+import json
 import os
 import platform
 import time
@@ -48,6 +49,14 @@ def write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def write_results(output: Path, document: dict[str, Any], report: str) -> None:
+    """Write ``output``.json and ``output``.md, and print the report."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write(output.with_suffix(".json"), json.dumps(document, indent=1, default=str) + "\n")
+    write(output.with_suffix(".md"), report)
+    print(report)
 
 
 def machine_facts(device: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench_common import machine_facts, peak, resident, write
+from bench_common import machine_facts, peak, resident, write_results
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # name -> (task, processes, environment)
@@ -59,10 +59,7 @@ def main() -> int:
             document["features"] = features(args, Path(folder) / "features")
         if args.sizes:
             document["scale"] = [scale(int(size), Path(folder) / f"scale{size}") for size in args.sizes.split(",")]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write(args.output.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
-    write(args.output.with_suffix(".md"), report(document))
-    print(report(document))
+    write_results(args.output, document, report(document))
     return 0
 
 

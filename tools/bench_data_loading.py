@@ -56,10 +56,9 @@ def main() -> int:
                 names=[name.strip() for name in args.names.split(";")],
             ),
         }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    args.output.with_suffix(".md").write_text(report(document))
-    print(report(document))
+    from bench_common import write_results
+
+    write_results(args.output, document, report(document))
     return 0
 
 

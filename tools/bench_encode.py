@@ -12,7 +12,6 @@ slows it down.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench_common import machine_facts, peak, reset_peak, synchronizer, write
+from bench_common import machine_facts, peak, reset_peak, synchronizer, write_results
 
 from sqvae_speech.audio.wav import read_wav
 from sqvae_speech.data.reader import pad
@@ -71,10 +70,7 @@ def main() -> int:
     document["streams"] = [stream(tokenizer, wavs, size) for size in (0.02, 0.1, 1.0)]
     if args.long:
         document["long"] = long_file(tokenizer, wavs, args)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write(args.output.with_suffix(".json"), json.dumps(document, indent=1, default=str) + "\n")
-    write(args.output.with_suffix(".md"), report(document))
-    print(report(document))
+    write_results(args.output, document, report(document))
     return 0
 
 

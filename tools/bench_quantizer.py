@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench_common import machine_facts, peak, reset_peak, synchronizer, write
+from bench_common import machine_facts, peak, reset_peak, synchronizer, write_results
 
 PINNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 
@@ -41,11 +41,8 @@ def main() -> int:
     if args.large:
         large = {"task": "memory", "name": "ours", "problem": problem_of(args, "diagonal", 65536, rows=32768)}
         document["large"] = results([large])[0]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write(args.output.with_suffix(".json"), json.dumps(document, indent=1, default=str) + "\n")
-    write(args.output.with_suffix(".md"), report(document))
+    write_results(args.output, document, report(document))
     plot(document, args.output.with_suffix(".png"))
-    print(report(document))
     return 0
 
 

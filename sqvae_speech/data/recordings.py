@@ -1,9 +1,13 @@
 """From an utterance of a data directory to samples."""
 
 import functools
+import hashlib
 import io
+import json
+import os
 import subprocess
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import numpy as np
 
@@ -60,6 +64,18 @@ def _run(command: str) -> bytes:
         what = f"ended with code {done.returncode}" if done.returncode else "wrote nothing"
         raise UserError(f"command {command!r} {what}{': ' + said[-1] if said else ''}")
     return done.stdout
+
+
+def recordings_digest(utterances: Iterable[Utterance], settings: str = "") -> str:
+    """SHA-256 of settings, utterances, and their recordings' sizes and times; what a command gives is not seen."""
+    digest = hashlib.sha256(settings.encode())
+    for utterance in utterances:
+        state: list[int] | None = None
+        if not utterance.is_pipe and os.path.exists(utterance.wav):
+            stat = os.stat(utterance.wav)
+            state = [stat.st_size, stat.st_mtime_ns]
+        digest.update(json.dumps([asdict(utterance), state], sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def check_recordings(utterances: Iterable[Utterance]) -> None:

@@ -4,12 +4,11 @@ A shard is whole or absent. Beside ``<split>-000000.tar`` stands ``<split>-00000
 was made from, what is in it and where, and the utterances that could not be used.
 """
 
-import hashlib
 import json
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from sqvae_speech.data.files import whole_file, write_text
 from sqvae_speech.data.index import VERSION, Bad, ShardInfo, file_sha256, read_json
 from sqvae_speech.data.kaldi import Interval, Utterance
 from sqvae_speech.data.npy import npy_bytes
-from sqvae_speech.data.recordings import read_utterance
+from sqvae_speech.data.recordings import read_utterance, recordings_digest
 from sqvae_speech.errors import UserError
 
 # Recordings are read until they last so long, sorted by length, and their features computed in batches of the second
@@ -61,19 +60,11 @@ class ShardTask:
 
     def inputs(self) -> str:
         """SHA-256 of the settings, the utterances and the state (size and time) of their recordings."""
-        digest = hashlib.sha256()
         settings = [
             *(VERSION, self.mel_spec.to_dict(), self.front_end.to_dict(), self.dtype, self.min_frames),
             torch.device(self.device).type,
         ]
-        digest.update(json.dumps(settings, sort_keys=True).encode())
-        for utterance in self.utterances:
-            state: list[int] | None = None
-            if not utterance.is_pipe and os.path.exists(utterance.wav):
-                stat = os.stat(utterance.wav)
-                state = [stat.st_size, stat.st_mtime_ns]
-            digest.update(json.dumps([asdict(utterance), state], sort_keys=True).encode())
-        return digest.hexdigest()
+        return recordings_digest(self.utterances, json.dumps(settings, sort_keys=True))
 
     def summary(self) -> ShardSummary | None:
         """Return what the shard on disk holds if it is whole and made of just these inputs, else None."""

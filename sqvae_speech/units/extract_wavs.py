@@ -1,11 +1,8 @@
 """Recordings of a data directory straight to units, without shards."""
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +14,7 @@ from sqvae_speech.audio.sources import WavSource, array_source, recording_source
 from sqvae_speech.audio.wav import wav_info
 from sqvae_speech.data.index import Bad
 from sqvae_speech.data.kaldi import DataDir, Utterance
-from sqvae_speech.data.recordings import read_utterance
+from sqvae_speech.data.recordings import read_utterance, recordings_digest
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.streaming import read_indices
 from sqvae_speech.models.wavs import LONG_SECONDS, WavReader
@@ -112,7 +109,7 @@ def encode_data_dir(
         return (_UNKNOWN_SECONDS if known is None else known) * spec.frame_rate
 
     def description() -> dict[str, Any]:
-        return {"recordings": _state(data), "channel": channel, "dtype": encoder_dtype(bundle)}
+        return {"recordings": recordings_digest(data), "channel": channel, "dtype": encoder_dtype(bundle)}
 
     joined = encode_in_parts(
         Path(output),
@@ -135,15 +132,3 @@ def _source(utterance: Utterance, sample_rate: int, channel: str | None) -> WavS
     wav, rate = read_utterance(utterance, channel)
     prepared = FrontEnd(resample="soxr").prepare(wav, rate, sample_rate, utterance.wav)
     return array_source(prepared.wav, sample_rate, utterance.utterance_id)
-
-
-def _state(data: DataDir) -> str:
-    """A digest of the utterances and of the size and time of their recordings."""
-    digest = hashlib.sha256()
-    for utterance in data:
-        state: list[int] | None = None
-        if not utterance.is_pipe and os.path.exists(utterance.wav):
-            stat = os.stat(utterance.wav)
-            state = [stat.st_size, stat.st_mtime_ns]
-        digest.update(json.dumps([asdict(utterance), state], sort_keys=True).encode())
-    return digest.hexdigest()
