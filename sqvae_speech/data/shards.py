@@ -113,6 +113,8 @@ def write_shards(
         with bar, contextlib.closing(run_tasks(write_shard, todo, cluster)) as summaries:
             for summary in summaries:
                 bar.add(summary)
+        for path in _half_written(output, split):  # by workers that died; others have done their shards
+            path.unlink(missing_ok=True)
         for task in todo:
             if not task.sidecar.is_file():
                 raise UserError(
@@ -153,8 +155,11 @@ def _stale(output: Path, split: str, tasks: list[ShardTask]) -> list[Path]:
     wanted = {path.name for task in tasks for path in (task.path, task.sidecar)}
     number = "[0-9]" * 6
     found = [path for kind in ("tar", "json") for path in output.glob(f"{split}-{number}.{kind}")]
-    halves = list(output.glob(f".{split}-{number}.*.part"))
-    return sorted([path for path in found if path.name not in wanted] + halves)
+    return sorted([path for path in found if path.name not in wanted] + _half_written(output, split))
+
+
+def _half_written(output: Path, split: str) -> list[Path]:
+    return sorted(output.glob(f".{split}-{'[0-9]' * 6}.*.part"))
 
 
 class _Progress:

@@ -16,6 +16,7 @@ import soundfile
 from data_fixtures import RATE, make_data_dir, voice, write
 
 from sqvae_speech.audio.melspec import MelSpec
+from sqvae_speech.data import shard_task
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir, Utterance
 from sqvae_speech.data.shards import write_shards
@@ -138,6 +139,21 @@ def test_two_runs_at_once_are_refused(tmp_path):
         with pytest.raises(UserError, match=r"another run is writing shards to .*dump; wait for it"):
             write_shards(tmp_path / "data" / "train", tmp_path / "dump", SPEC, progress=False)
     write_shards(tmp_path / "data" / "train", tmp_path / "dump", SPEC, progress=False)
+
+
+def test_what_a_worker_left_that_died_in_the_middle_is_cleared_away(tmp_path, monkeypatch):
+    make_data_dir(tmp_path / "data" / "train", speakers=1, per_speaker=4)
+    options = {"utterances_per_shard": 2, "progress": False}
+    expected = contents(write_shards(tmp_path / "data" / "train", tmp_path / "whole", SPEC, **options).folder)
+    write = shard_task._write
+
+    def dies_once_and_is_done_by_another(task):
+        task.path.with_name(f".{task.path.name}.elsewhere.1.1.part").write_bytes(b"half")
+        return write(task)
+
+    monkeypatch.setattr(shard_task, "_write", dies_once_and_is_done_by_another)
+    write_shards(tmp_path / "data" / "train", tmp_path / "dump", SPEC, **options)
+    assert contents(tmp_path / "dump") == expected
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path):
