@@ -1,7 +1,6 @@
-"""Optimiser, schedules, and the codebook's start."""
+"""Optimiser, and what a run starts from."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.config import AutoencoderTrainingConfig, TrainingConfig
-
-
-def temperature_at(config: AutoencoderTrainingConfig, step: int) -> float:
-    """Gumbel-softmax temperature: ``init · exp(-decay · step)``."""
-    return config.temperature_init * math.exp(-config.temperature_decay * step)
+from sqvae_speech.training.config import TrainingConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]) -> torch.optim.Adam:
@@ -39,11 +33,6 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mappi
         ],
         fused=True,
     )
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """Multiply the learning rate by ``gamma`` at each milestone."""
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
 
 
 @torch.no_grad()
