@@ -6,10 +6,14 @@ the latents come out channels last without a copy.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from sqvae_speech.models import native
 from sqvae_speech.models.normalization import BatchNorm2d
+from sqvae_speech.models.recurrence import input_weights, run_layers
+from sqvae_speech.models.winograd import convolve
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
@@ -23,7 +27,10 @@ class ConvBlock(nn.Sequential):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``x`` (B, C, 1, T); ``mask`` bool (B, 1, 1, T) of the outputs, True = real, zeroed beyond; None for all."""
         for layer in self:
-            x = layer(x, mask) if isinstance(layer, BatchNorm2d) else layer(x)
+            if isinstance(layer, nn.Conv2d):
+                x = convolve(layer, x)
+            else:
+                x = layer(x, mask) if isinstance(layer, BatchNorm2d) else layer(x)
         return x if mask is None else x.masked_fill(~mask, 0.0)
 
 
@@ -154,6 +161,8 @@ class RecurrentDecoder(nn.Module):
         Returns:
             (B, n_mels, 2U), zero beyond an example's end.
         """
+        if self.training and native.usable(quantized):
+            return self._decode_natively(quantized, speaker, lengths)
         x = quantized.repeat_interleave(2, dim=1)
         identity = self.speaker_embedding(speaker)[:, None].expand(-1, x.shape[1], -1)
         x = torch.cat((x, identity), dim=-1)
@@ -164,3 +173,14 @@ class RecurrentDecoder(nn.Module):
         hidden, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
         mel = self.output(hidden).transpose(1, 2)
         return mel.masked_fill(~length_mask(frames, x.shape[1])[:, None], 0.0)
+
+    def _decode_natively(self, quantized: Tensor, speaker: Tensor, lengths: Tensor | None) -> Tensor:
+        # what a unit, and what a speaker, gives the first layer's gates is computed once for all frames
+        weight, bias = input_weights(self.rnn, 0)
+        dim = quantized.shape[-1]
+        units = F.linear(quantized.transpose(0, 1), weight[:, :dim])
+        gates = units + F.linear(self.speaker_embedding(speaker), weight[:, dim:], bias)
+        frames = None if lengths is None else 2 * lengths
+        hidden = run_layers(self.rnn, gates.repeat_interleave(2, dim=0), frames)
+        mel = self.output(hidden).permute(1, 2, 0)
+        return mel if frames is None else mel.masked_fill(~length_mask(frames, mel.shape[-1])[:, None], 0.0)
