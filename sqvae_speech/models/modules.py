@@ -22,15 +22,17 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 class ConvBlock(nn.Sequential):
-    """Layers one after the other, of which batch normalisation is told what is padding."""
+    """A convolution, batch normalisation if it has one, ReLU."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``x`` (B, C, 1, T); ``mask`` bool (B, 1, 1, T) of the outputs, True = real, zeroed beyond; None for all."""
-        for layer in self:
-            if isinstance(layer, nn.Conv2d):
-                x = convolve(layer, x)
-            else:
-                x = layer(x, mask) if isinstance(layer, BatchNorm2d) else layer(x)
+        conv, *norm, relu = self
+        assert isinstance(conv, nn.Conv2d)
+        x = convolve(conv, x)
+        if norm:
+            assert isinstance(norm[0], BatchNorm2d)
+            return norm[0].rectified(x, mask)
+        x = relu(x)
         return x if mask is None else x.masked_fill(~mask, 0.0)
 
 

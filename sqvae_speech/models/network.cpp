@@ -25,6 +25,20 @@ struct Scan {
     Dgemm dgemm;
 };
 
+// Field for field the ctypes structure of normalization.py: batch normalisation and ReLU of `rows` positions.
+struct Normalization {
+    int64_t rows, channels, threads, wide;
+    const void* x;                          // (N, C), as are y, grad and grad_x
+    const uint8_t* mask;                    // (N,) or null; what is masked counts in nothing and comes out zero
+    const void *scale, *shift;              // (C,): y = max(scale x + shift, 0)
+    void* y;
+    double *count, *mean, *squares;         // (1,), (C,), (C,): squares of deviations from the mean, summed
+    const void* grad;                       // of y
+    double *grad_sum, *grad_product;        // (C,): sums of the gradient, and of it times the deviation from the mean
+    const void *grad_offset, *grad_factor;  // (C,): grad_x = scale grad - offset - factor (x - mean)
+    void* grad_x;
+};
+
 namespace {
 
 const int MAX_WINDOW = 8, MAX_PLANES = 8, CHUNK = 64;  // a chunk of channels is added up in registers
@@ -189,6 +203,7 @@ template <typename S> struct Part {
                     continue;
                 }
                 const S* before = state_before(step) + 2 * i * H;
+#pragma omp simd
                 for (int64_t k = 0; k < H; k++) {
                     const S r = sigmoid(gates[k] + products[k] + bias[k]);
                     const S z = sigmoid(gates[H + k] + products[H + k] + bias[H + k]);
@@ -223,6 +238,7 @@ template <typename S> struct Part {
                     continue;
                 }
                 const S* before = state_before(step) + 2 * i * H;
+#pragma omp simd
                 for (int64_t k = 0; k < H; k++) {
                     const S r = kept[k], z = kept[H + k], n = kept[2 * H + k], inner = kept[3 * H + k];
                     const S grad = grad_output[k] + carry[k], state = step ? before[k] : 0;
@@ -251,6 +267,150 @@ template <typename S> void scan(const Scan& p, bool forward) {
     }
 }
 
+const int64_t BLOCK = 64;  // of rows that stay in a cache while they are looked at twice
+
+// A block's number of real rows, mean and squares, added to those of the blocks before.
+template <typename S> struct Moments {
+    double count, *mean, *squares;
+    S *sum, *deviation;
+
+    void add(const Normalization& p, int64_t first, int64_t last) {
+        const int64_t C = p.channels;
+        const S* x = (const S*)p.x;
+        double n = 0;
+        memset(sum, 0, sizeof(S) * 2 * C);
+        for (int64_t row = first; row < last; row++) {
+            if (p.mask && !p.mask[row]) continue;
+            n++;
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) sum[c] += x[row * C + c];
+        }
+        if (n == 0) return;
+        const S share = (S)(1 / n);
+        for (int64_t row = first; row < last; row++) {
+            if (p.mask && !p.mask[row]) continue;
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) {
+                const S difference = x[row * C + c] - sum[c] * share;
+                deviation[c] += difference * difference;
+            }
+        }
+        const double total = count + n, weight = n / total;
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) {
+            const double difference = (double)(sum[c] * share) - mean[c];
+            mean[c] += difference * weight;
+            squares[c] += deviation[c] + difference * difference * count * weight;
+        }
+        count = total;
+    }
+};
+
+template <typename S> void moments(const Normalization& p) {
+    const int64_t C = p.channels, blocks = (p.rows + BLOCK - 1) / BLOCK;
+    double* own = (double*)calloc(p.threads * (2 * C + 1), sizeof(double));
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+    for (int64_t thread = 0; thread < p.threads; thread++) {
+        double* mean = own + thread * (2 * C + 1);
+        S* scratch = (S*)malloc(sizeof(S) * 2 * C);
+        Moments<S> found = {0, mean, mean + C, scratch, scratch + C};
+        for (int64_t b = blocks * thread / p.threads; b < blocks * (thread + 1) / p.threads; b++)
+            found.add(p, b * BLOCK, (b + 1) * BLOCK < p.rows ? (b + 1) * BLOCK : p.rows);
+        mean[2 * C] = found.count;
+        free(scratch);
+    }
+    for (int64_t thread = 0; thread < p.threads; thread++) {
+        const double *mean = own + thread * (2 * C + 1), n = mean[2 * C];
+        if (n == 0) continue;
+        const double total = *p.count + n, weight = n / total;
+        for (int64_t c = 0; c < C; c++) {
+            const double difference = mean[c] - p.mean[c];
+            p.mean[c] += difference * weight;
+            p.squares[c] += mean[C + c] + difference * difference * *p.count * weight;
+        }
+        *p.count = total;
+    }
+    free(own);
+}
+
+template <typename S> void normalize(const Normalization& p) {
+    const int64_t C = p.channels;
+    const S *scale = (const S*)p.scale, *shift = (const S*)p.shift;
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+    for (int64_t row = 0; row < p.rows; row++) {
+        const S* x = (const S*)p.x + row * C;
+        S* y = (S*)p.y + row * C;
+        if (p.mask && !p.mask[row]) {
+            memset(y, 0, sizeof(S) * C);
+            continue;
+        }
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) {
+            const S value = scale[c] * x[c] + shift[c];
+            y[c] = value > 0 ? value : 0;
+        }
+    }
+}
+
+template <typename S> void gradient_sums(const Normalization& p) {
+    const int64_t C = p.channels, blocks = (p.rows + BLOCK - 1) / BLOCK;
+    const S *scale = (const S*)p.scale, *shift = (const S*)p.shift;
+    double* own = (double*)calloc(p.threads * 2 * C, sizeof(double));
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+    for (int64_t thread = 0; thread < p.threads; thread++) {
+        double *sum = own + thread * 2 * C, *product = sum + C;
+        S *block_sum = (S*)malloc(sizeof(S) * 3 * C), *block_product = block_sum + C, *mean = block_product + C;
+        for (int64_t c = 0; c < C; c++) mean[c] = (S)p.mean[c];
+        for (int64_t b = blocks * thread / p.threads; b < blocks * (thread + 1) / p.threads; b++) {
+            memset(block_sum, 0, sizeof(S) * 2 * C);
+            for (int64_t row = b * BLOCK; row < p.rows && row < (b + 1) * BLOCK; row++) {
+                if (p.mask && !p.mask[row]) continue;
+                const S *x = (const S*)p.x + row * C, *grad = (const S*)p.grad + row * C;
+#pragma omp simd
+                for (int64_t c = 0; c < C; c++) {
+                    const S value = scale[c] * x[c] + shift[c] > 0 ? grad[c] : 0;
+                    block_sum[c] += value;
+                    block_product[c] += value * (x[c] - mean[c]);
+                }
+            }
+            for (int64_t c = 0; c < C; c++) {
+                sum[c] += block_sum[c];
+                product[c] += block_product[c];
+            }
+        }
+        free(block_sum);
+    }
+    for (int64_t thread = 0; thread < p.threads; thread++)
+        for (int64_t c = 0; c < C; c++) {
+            p.grad_sum[c] += own[thread * 2 * C + c];
+            p.grad_product[c] += own[thread * 2 * C + C + c];
+        }
+    free(own);
+}
+
+template <typename S> void gradient(const Normalization& p) {
+    const int64_t C = p.channels;
+    const S *scale = (const S*)p.scale, *shift = (const S*)p.shift;
+    const S *offset = (const S*)p.grad_offset, *factor = (const S*)p.grad_factor;
+    S* mean = (S*)malloc(sizeof(S) * C);
+    for (int64_t c = 0; c < C; c++) mean[c] = (S)p.mean[c];
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+    for (int64_t row = 0; row < p.rows; row++) {
+        const S *x = (const S*)p.x + row * C, *grad = (const S*)p.grad + row * C;
+        S* grad_x = (S*)p.grad_x + row * C;
+        if (p.mask && !p.mask[row]) {
+            memset(grad_x, 0, sizeof(S) * C);
+            continue;
+        }
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) {
+            const S value = scale[c] * x[c] + shift[c] > 0 ? grad[c] : 0;
+            grad_x[c] = scale[c] * value - offset[c] - factor[c] * (x[c] - mean[c]);
+        }
+    }
+    free(mean);
+}
+
 }  // namespace
 
 extern "C" void transform_to_planes(const Transform* p) {
@@ -273,4 +433,24 @@ extern "C" void scan_forward(const Scan* p) {
 extern "C" void scan_backward(const Scan* p) {
     if (p->wide) scan<double>(*p, false);
     else scan<float>(*p, false);
+}
+
+extern "C" void normalization_moments(const Normalization* p) {
+    if (p->wide) moments<double>(*p);
+    else moments<float>(*p);
+}
+
+extern "C" void normalization_normalize(const Normalization* p) {
+    if (p->wide) normalize<double>(*p);
+    else normalize<float>(*p);
+}
+
+extern "C" void normalization_gradient_sums(const Normalization* p) {
+    if (p->wide) gradient_sums<double>(*p);
+    else gradient_sums<float>(*p);
+}
+
+extern "C" void normalization_gradient(const Normalization* p) {
+    if (p->wide) gradient<double>(*p);
+    else gradient<float>(*p);
 }

@@ -5,6 +5,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from sqvae_speech.models import native
+from sqvae_speech.models.rectified import normalize_relu
+
 
 class BatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` that leaves padding out, and in training takes mean and variance over all processes.
@@ -22,7 +25,7 @@ class BatchNorm2d(nn.BatchNorm2d):
             mask: bool, broadcastable to (B, 1, H, W), True = real; None when all are. Of padding, what comes out is
                 finite and means nothing.
         """
-        together = self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        together = self.training and _several_processes()
         if not self.training or (mask is None and not together):
             return super().forward(x)
         # in float32 at least: sums over a batch are what autocast keeps out of half precision, too
@@ -37,6 +40,19 @@ class BatchNorm2d(nn.BatchNorm2d):
             scale, shift = scale * self.weight, shift * self.weight + self.bias
         return torch.addcmul(shift[:, None, None], values, scale[:, None, None]).to(x.dtype)
 
+    def rectified(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``relu(self(x, mask))``, zero where the mask is False; in training on a CPU by :mod:`.native`."""
+        plain = x.dtype in (torch.float32, torch.float64) and x.is_contiguous(memory_format=torch.channels_last)
+        if not (self.training and self.affine and plain and native.usable(x)):
+            x = self(x, mask).relu_()
+            return x if mask is None else x.masked_fill(~mask, 0.0)
+        rows = None if mask is None else mask.expand(len(x), 1, *x.shape[2:]).reshape(-1)
+        y, count, mean, variance = normalize_relu(
+            x.permute(0, 2, 3, 1), self.weight, self.bias, rows, self.eps, _several_processes()
+        )
+        self._follow(count, mean, variance)
+        return y.permute(0, 3, 1, 2)
+
     @torch.no_grad()
     def _follow(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics, as ``nn.BatchNorm2d`` does: of the variance the unbiased estimate."""
@@ -47,6 +63,10 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         unbiased = variance * (count / (count - 1).clamp(min=1))
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

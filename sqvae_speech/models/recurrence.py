@@ -133,6 +133,7 @@ def _(grad, weight, output, kept, lengths):
 
 def _save_for_backward(ctx, inputs, output) -> None:
     _, weight, _, lengths = inputs
+    ctx.set_materialize_grads(False)  # of what is not differentiable they would be large zeros
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(weight, *output, lengths)
 

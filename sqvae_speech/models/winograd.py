@@ -230,6 +230,7 @@ def _save_for_backward(ctx, inputs, output) -> None:
     x, kernel, ctx.stride, ctx.padding, _ = inputs
     _, windows, kernels = output
     ctx.length, ctx.taps = x.shape[1], kernel.shape[1] // ctx.stride
+    ctx.set_materialize_grads(False)  # of what is not differentiable they would be large zeros
     ctx.mark_non_differentiable(windows, kernels)
     ctx.save_for_backward(windows, kernels)
 

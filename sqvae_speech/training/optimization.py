@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sqvae_speech.errors import UserError
+from sqvae_speech.training.adam import Adam
 from sqvae_speech.training.config import TrainingConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]) -> torch.optim.Adam:
+def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]) -> Adam:
     """Adam over the trainable parameters.
 
     Args:
@@ -25,13 +26,12 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mappi
         if parameter.requires_grad:
             leaf = name.rpartition(".")[2]
             groups[leaf if leaf in multipliers else "rest"].append(parameter)
-    return torch.optim.Adam(
+    return Adam(
         [
             {"params": parameters, "lr": config.learning_rate * multipliers.get(name, 1.0), "name": name}
             for name, parameters in groups.items()
             if parameters
-        ],
-        fused=True,
+        ]
     )
 
 
