@@ -112,15 +112,17 @@ if $help; then
 fi
 [ "$stage" -le "$stop_stage" ] || bad_option "--stage $stage comes after --stop-stage $stop_stage"
 [ "$stage" -le 6 ] || bad_option "--stage $stage: the stages are 0 to 6"
+[ "$num_machines" -ge 1 ] || bad_option "--num-machines must be at least 1"
+[ "$machine_rank" -lt "$num_machines" ] ||
+    bad_option "--machine-rank $machine_rank: with --num-machines $num_machines they are 0 to $((num_machines - 1))"
+[ "$num_machines" = 1 ] || [[ $main_address =~ ^[^:]+:[0-9]+$ ]] ||
+    bad_option "--num-machines $num_machines needs --main-address HOST:PORT of machine 0"
 [ -n "$corpus_name" ] || bad_option "--corpus-name is needed (egs/<corpus>/run.sh gives it)"
 case " $prepare_args " in *" --download "*) download=true ;; esac
 if $download && [ -n "$make_corpus" ]; then bad_option "--download: the recipe makes its corpus itself"; fi
 [ -n "$corpus$make_corpus" ] || $download || [ "$stage" -gt 0 ] ||
     bad_option "stage 0 needs --corpus PATH, or --download"
 [ "$num_processes" -ge 1 ] || bad_option "--num-processes must be at least 1"
-[ "$num_machines" -ge 1 ] || bad_option "--num-machines must be at least 1"
-[ "$machine_rank" -lt "$num_machines" ] || bad_option "--machine-rank $machine_rank: with --num-machines $num_machines they are 0 to $((num_machines - 1))"
-[ "$num_machines" = 1 ] || [[ $main_address =~ ^[^:]+:[0-9]+$ ]] || bad_option "--num-machines $num_machines needs --main-address HOST:PORT of machine 0"
 [ "$num_conversions" -ge 1 ] || bad_option "--num-conversions must be at least 1"
 [[ $tag =~ ^[A-Za-z0-9._=-]*$ ]] || bad_option "--tag '$tag': letters, digits and . _ = - only"
 
