@@ -46,17 +46,20 @@ def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None, synchron
         error = error.masked_fill(~mask, 0.0)
         values = mask.expand_as(error).sum()
     else:
-        values = torch.tensor(error.numel(), device=error.device)
+        values = _scalar(error.numel(), error)
     local = error.square().sum()
-    totals = torch.stack(
-        (local.detach().double(), values.double(), torch.tensor(float(len(output)), device=error.device).double())
-    )
+    totals = torch.stack((local.detach().double(), values.double(), _scalar(len(output), error)))
     world_size = 1
     if synchronize and dist.is_available() and dist.is_initialized():
         dist.all_reduce(totals)
         world_size = dist.get_world_size()
     share = (world_size * len(output) / totals[2]).to(local.dtype)
     return _SquaredError(local, totals[0], totals[1].clamp(min=1.0), totals[2], share, world_size)
+
+
+def _scalar(value: float, like: Tensor) -> Tensor:
+    """float64 on the device of ``like``, filled there: a copy from the CPU would wait for the device."""
+    return torch.full((), value, dtype=torch.float64, device=like.device)
 
 
 class ArelboLikelihood(nn.Module):

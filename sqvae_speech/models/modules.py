@@ -152,6 +152,8 @@ class RecurrentDecoder(nn.Module):
         self.rnn = nn.GRU(dim + speaker_dim, hidden, num_layers=2, batch_first=True, bidirectional=True)
         self.output = nn.Linear(2 * hidden, n_mels)
 
+    # the recurrence is one kernel already, of cuDNN or of network.cpp; a compiler would take it apart step by step
+    @torch.compiler.disable
     def forward(self, quantized: Tensor, speaker: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Decode.
 

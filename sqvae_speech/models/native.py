@@ -24,8 +24,11 @@ def usable(x: Tensor) -> bool:
     Raises:
         ValueError: the environment variable asks for a backend that there is not, or that cannot run here.
     """
-    if x.device.type != "cpu" or not torch.is_grad_enabled():
-        return False
+    return x.device.type == "cpu" and torch.is_grad_enabled() and _wanted()
+
+
+@torch.compiler.assume_constant_result
+def _wanted() -> bool:
     backend = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
     if backend not in BACKENDS:
         raise ValueError(f"{ENVIRONMENT_VARIABLE} must be one of {', '.join(BACKENDS)}, got {backend!r}")

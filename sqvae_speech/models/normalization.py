@@ -73,7 +73,7 @@ def _moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Number of real positions, a scalar, and mean and (biased) variance over them, (C,) each."""
     if mask is None:
         variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        return torch.tensor(x.numel() / x.shape[1], dtype=x.dtype, device=x.device), mean, variance
+        return x.new_full((), x.numel() / x.shape[1]), mean, variance
     mask = mask.expand(len(x), 1, *x.shape[2:])
     count = mask.sum().to(x.dtype)
     # blanked before the product: padding may hold anything, and 0 * NaN is NaN

@@ -189,7 +189,7 @@ def _convolve(x: Tensor, kernel: Tensor, stride: int, padding: int, half: bool) 
 
 @_convolve.register_fake
 def _(x, kernel, stride, padding, half):
-    taps = kernel.shape[1] // stride
+    taps = int(kernel.shape[1] // stride)  # of a compiler that would leave it open
     outputs = (HALF_TILES if half else TILES)[taps][0]
     length = (x.shape[1] + 2 * padding - kernel.shape[1]) // stride + 1
     planes, dtype = outputs + taps - 1, torch.bfloat16 if half else x.dtype

@@ -13,7 +13,11 @@ class TrainingConfig:
         accumulation: parts that a process' share of the batch is divided into, one after the other, where memory is
             short. The data of a step stay the same; what is computed over a batch (batch normalisation, the MSE of
             ARELBO) is computed over the part, of all processes.
-        learning_rate: of Adam.
+        learning_rate: of Adam, for ``reference_batch_size`` examples a step.
+        learning_rate_rule: what it becomes for ``batch_size``, r times as many: the same (``none``), √r times as much
+            (``sqrt``, which keeps the noise of Adam's steps; Malladi et al., arXiv 2205.10287) or r times
+            (``linear``; Goyal et al., arXiv 1706.02677, found for SGD, and with a warm-up).
+        reference_batch_size: see ``learning_rate_rule``; the published one of speech is 52.
         schedule: of the learning rate: ``milestones``, ``cosine``, ``plateau`` or ``constant``.
         warmup_steps: over which it rises from zero; not for ``plateau``.
         milestones: steps at which it is multiplied by ``gamma``.
@@ -24,6 +28,8 @@ class TrainingConfig:
             inference; 0 is without. 0.999 averages over about a thousand steps.
         max_grad_norm: gradients are clipped to this norm; 0 turns it off.
         mixed_precision: ``no``, ``bf16`` or ``fp16``.
+        compile: with ``torch.compile``: ``none``, ``regional`` (the model's larger parts one by one, which starts
+            faster) or ``full`` (the whole model). On a GPU what is compiled runs as CUDA graphs where it can.
         seed: of weights, noise, crops and order.
         log_interval: steps between lines of metrics.
         valid_interval: steps between validations (and plots).
@@ -37,6 +43,8 @@ class TrainingConfig:
     batch_size: int = 52
     accumulation: int = 1
     learning_rate: float = 4e-4
+    learning_rate_rule: str = "none"
+    reference_batch_size: int = 52
     schedule: str = "milestones"
     warmup_steps: int = 0
     milestones: tuple[int, ...] = (300_000, 400_000)
@@ -46,6 +54,7 @@ class TrainingConfig:
     ema_decay: float = 0.0
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
+    compile: str = "none"
     seed: int = 0
     log_interval: int = 50
     valid_interval: int = 1000
@@ -58,6 +67,7 @@ class TrainingConfig:
         for name in (
             "num_steps",
             "batch_size",
+            "reference_batch_size",
             "accumulation",
             "log_interval",
             "valid_interval",
@@ -66,6 +76,8 @@ class TrainingConfig:
         ):
             self._at_least(name, 1)
         self._one_of("mixed_precision", "no", "bf16", "fp16")
+        self._one_of("compile", "none", "regional", "full")
+        self._one_of("learning_rate_rule", "none", "sqrt", "linear")
         self._one_of("schedule", "milestones", "cosine", "plateau", "constant")
         self._positive("learning_rate")
         self._at_least("warmup_steps", 0)
@@ -76,6 +88,12 @@ class TrainingConfig:
             raise ValueError(f"training.ema_decay must be at least 0 and below 1, got {self.ema_decay}")
         if self.schedule == "plateau" and self.warmup_steps:
             raise ValueError(f"training.warmup_steps must be 0 with schedule plateau, got {self.warmup_steps}")
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """``learning_rate`` by ``learning_rate_rule``."""
+        exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[self.learning_rate_rule]
+        return self.learning_rate * (self.batch_size / self.reference_batch_size) ** exponent
 
     def _at_least(self, name: str, least: float) -> None:
         if getattr(self, name) < least:

@@ -19,7 +19,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mappi
 
     Args:
         model: what to train.
-        config: with the learning rate.
+        config: with the learning rate and its rule.
         multipliers: relative learning rates by the last part of a parameter's name; of others it is 1.
     """
     groups: dict[str, list[nn.Parameter]] = {"rest": [], **{name: [] for name in multipliers}}
@@ -29,7 +29,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mappi
             groups[leaf if leaf in multipliers else "rest"].append(parameter)
     return Adam(
         [
-            {"params": parameters, "lr": config.learning_rate * multipliers.get(name, 1.0), "name": name}
+            {"params": parameters, "lr": config.scaled_learning_rate * multipliers.get(name, 1.0), "name": name}
             for name, parameters in groups.items()
             if parameters
         ]

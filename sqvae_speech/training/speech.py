@@ -66,6 +66,14 @@ class SpeechTask(AutoencoderTask):
             raise UserError(f"model: {error}") from error
         return model.to(self.place.device)
 
+    def regions(self, model: nn.Module) -> list[nn.Module]:
+        assert isinstance(model, SpeechModel)
+        return [*model.encoder.blocks, model.quantizer]
+
+    @property
+    def fixed_shapes(self) -> bool:
+        return self.config.data.batching == "crops"
+
     def training_latents(self, model: nn.Module) -> Generator[Tensor, None, None]:
         assert isinstance(model, SpeechModel)
         device = self.place.device
@@ -78,8 +86,8 @@ class SpeechTask(AutoencoderTask):
         return int(batch["lengths"].sum())
 
     def training_step(self, model: nn.Module, batch: dict[str, Any], step: int) -> StepOutput:
-        device = self.place.device
-        mel, speaker, lengths = (batch[name].to(device, non_blocking=True) for name in ("mel", "speaker", "lengths"))
+        moved = self.transfer(batch)
+        mel, speaker, lengths = moved["mel"], moved["speaker"], moved["lengths"]
         whole = bool((batch["lengths"] == mel.shape[-1]).all())  # masks cost time: only where something is padded
         out = model(mel, speaker, None if whole else lengths, temperature=self.temperature(step))
         scalars = {"loss": out.loss.detach(), "reconstruction_loss": out.reconstruction_loss, "mse": out.mse}

@@ -71,3 +71,8 @@ class SpeechTrainConfig:
                 f"training.accumulation must be 1 with data.batching utterances, got {self.training.accumulation}; "
                 "data.batch_frames is what bounds memory there"
             )
+        if self.training.learning_rate_rule != "none" and self.data.batching == "utterances":
+            raise ValueError(
+                f"training.learning_rate_rule must be none with data.batching utterances, got "
+                f"{self.training.learning_rate_rule}: it goes by training.batch_size, which is of crops"
+            )

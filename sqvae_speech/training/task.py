@@ -113,6 +113,15 @@ class Task(ABC):
             UserError: a setting out of range.
         """
 
+    def regions(self, model: nn.Module) -> list[nn.Module]:
+        """Parts of a model that are worth compiling one by one; those alike are compiled once."""
+        return list(model.children())
+
+    @property
+    def fixed_shapes(self) -> bool:
+        """Whether all batches have the same shape."""
+        return True
+
     def initialize(self, model: nn.Module) -> None:
         """What a new run does to its model before the first step. It leaves ``loader`` where it was."""
         return
@@ -134,6 +143,17 @@ class Task(ABC):
     def num_examples(self, batch: dict[str, Any]) -> int:
         """Over how many examples the loss of a batch is a mean."""
         return len(next(value for value in batch.values() if isinstance(value, Tensor)))
+
+    def transfer(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch with its tensors on ``place.device``. From pinned memory, so that nothing waits for the copies."""
+        device = self.place.device
+
+        def moved(tensor: Tensor) -> Tensor:
+            if device.type == "cuda" and not tensor.is_cuda:
+                tensor = tensor.pin_memory()
+            return tensor.to(device, non_blocking=True)
+
+        return {name: moved(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
     def amount(self, batch: dict[str, Any]) -> int:
         """How much work a batch is, in ``amount_unit``."""

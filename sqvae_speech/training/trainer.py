@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from sqvae_speech.config import dump_yaml
 from sqvae_speech.errors import UserError
+from sqvae_speech.training.allocation import keep_freed_memory
 from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, snapshot, write_text
+from sqvae_speech.training.compilation import compile_model
 from sqvae_speech.training.finite import FiniteWatch
 from sqvae_speech.training.interruption import Interrupted, Interruption
 from sqvae_speech.training.metrics_log import MetricsLog
@@ -66,6 +68,8 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
         self.place = Place(self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device)
+        if self.place.device.type == "cpu":
+            keep_freed_memory()
         self.task: Task = task_class(config.task)(config, self.place)
         self.checkpoints = Checkpoints(exp_dir, settings.keep_checkpoints, settings.keep_steps)
         resume_from = self.checkpoints.latest()
@@ -90,6 +94,7 @@ class Trainer:
         self.learning_rate = LearningRate(optimizer, settings)
         if state is not None:
             self._restore_weights(state, model, optimizer)
+        compile_model(model, settings.compile, self.task)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         # other noise on every process, the same each time
         set_seed(settings.seed + 1 + self.place.rank)
@@ -240,7 +245,8 @@ class Trainer:
         """Validate; returns whether this is the smallest error so far."""
         self.watch.check()
         plots = self.metrics is not None and self.config.training.num_plots > 0
-        scores = self.task.validate(self._model_to_use(), self.step, self.exp_dir / "plots" if plots else None)
+        with torch.compiler.set_stance("force_eager"):  # whole utterances: a shape, and so a graph, for each batch
+            scores = self.task.validate(self._model_to_use(), self.step, self.exp_dir / "plots" if plots else None)
         score = scores[self.task.monitor]
         improved = score < self.best
         self.best = min(self.best, score)
