@@ -1,8 +1,7 @@
-"""The published speech model and its training step, written plainly: what the package's are timed and held against.
+"""The published speech model, written plainly: what the package's is timed and held against.
 
-Conv1d, BatchNorm1d and GRU modules, squared distances from an (N, D, K) array as in the published code or an (N, K) one
-by the definition, Gumbel-softmax, ARELBO, Adam. Nothing of the package is used but, where both are to
-draw the same noise, its noise as numbers.
+Conv1d, BatchNorm1d and GRU modules, squared distances by their definition from an (N, D, K) array as in the published
+code, Gumbel-softmax, ARELBO. Nothing of the package is used.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Batch normalisation and ReLU on a CPU in two passes over the data, three backward, with a mask and over processes."""
+"""Batch normalisation and ReLU on a CPU in few passes over memory, with a mask and over processes."""
 
 import ctypes
 
@@ -37,8 +37,7 @@ def normalize_relu(
         The result, zero where the mask is False; and without gradient the number of real positions, their mean and
         their (biased) variance, float64.
     """
-    y, count, mean, variance = _forward(x, weight, bias, mask, eps, together)
-    return y, count, mean, variance
+    return _forward(x, weight, bias, mask, eps, together)
 
 
 def _call(function: str, x: Tensor, **tensors: Tensor | None) -> None:

@@ -31,17 +31,16 @@ def run_layers(rnn: nn.GRU, gates: Tensor, lengths: Tensor | None = None) -> Ten
     Returns:
         (T, B, 2H) float32, or float64.
     """
-    steps, batch = gates.shape[:2]
-    for layer in range(rnn.num_layers):
-        if layer > 0:
-            gates = F.linear(hidden, *input_weights(rnn, layer))
-        hidden = _scan(
-            at_least_float32(gates).view(steps, batch, 2, -1),
-            torch.stack(_both(rnn, f"weight_hh_l{layer}")),
-            torch.stack(_both(rnn, f"bias_hh_l{layer}")),
-            lengths,
-        )[0].flatten(2)
+    hidden = _run_layer(rnn, 0, gates, lengths)
+    for layer in range(1, rnn.num_layers):
+        hidden = _run_layer(rnn, layer, F.linear(hidden, *input_weights(rnn, layer)), lengths)
     return hidden
+
+
+def _run_layer(rnn: nn.GRU, layer: int, gates: Tensor, lengths: Tensor | None) -> Tensor:
+    weight, bias = (torch.stack(_both(rnn, f"{name}_hh_l{layer}")) for name in ("weight", "bias"))
+    by_direction = at_least_float32(gates).unflatten(2, (2, -1))
+    return _scan(by_direction, weight, bias, lengths)[0].flatten(2)
 
 
 def _both(rnn: nn.GRU, name: str) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """The fused operator on a CPU, compiled from ``native.cpp`` when it is first used: faster than eager PyTorch.
 
-Where :mod:`.compiler` cannot compile it, :func:`unavailable` says what is missing, and :mod:`.blocks` is used. float64
-inputs go to :mod:`.blocks`.
+Where :mod:`.compiler` cannot compile it, :func:`unavailable` says what is missing, and :mod:`.blocks` is used;
+float64 inputs go there too.
 """
 
 import ctypes

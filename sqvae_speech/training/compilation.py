@@ -1,6 +1,5 @@
 """``torch.compile`` of a model, or of its parts."""
 
-import torch
 from torch import nn
 
 from sqvae_speech.training.task import Task
