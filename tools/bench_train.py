@@ -213,38 +213,44 @@ def measure_processes(args: argparse.Namespace, folder: str) -> list[dict[str, A
     batch_size = int(args.batch_sizes.split(",")[0])
     for half in (False, True):
         for share in ("batch shared out", "batch each"):
-            rates: dict[int, list[float]] = {1: [], args.processes: []}
+            runs: dict[int, list[dict[str, float]]] = {1: [], args.processes: []}
             for _ in range(3):
-                for processes, own in rates.items():
+                for processes, own in runs.items():
                     size = batch_size * (processes if share == "batch each" else 1)
                     request = {
                         "problem": problem_of(args, folder, args.covariances.split(",")[0], size),
                         "half": half,
                         "rounds": args.rounds,
                     }
-                    own.append(in_process("rate", request, PINNED, processes, threads=1)["rate"])
-            one, several = max(rates[1]), max(rates[args.processes])
-            found.append({"half": half, "share": share, "one": one, "several": several, "ratio": several / one})
+                    own.append(in_process("rate", request, PINNED, processes, threads=1))
+            one, several = (
+                {unit: max(run[unit] for run in own) for unit in ("total", "processor")} for own in runs.values()
+            )
+            ratio = {unit: several[unit] / one[unit] for unit in one}
+            found.append({"half": half, "share": share, "one": one, "several": several, "ratio": ratio})
             print(found[-1], file=sys.stderr, flush=True)
     return found
 
 
 def run_rate(request: dict[str, Any]) -> dict[str, float]:
-    """Frames a second of the package's trainer over some steps, all processes together."""
+    """Frames a second of the package's trainer over some steps, all processes together; and what it would be if
+    nothing but the work of a process took time.
+    """
     from bench_steps import Ours, Problem, Stopwatch
 
     problem = Problem(**request["problem"])
     ours = Ours(problem, half=request["half"])
-    seconds = []
+    seconds: dict[str, list[float]] = {"total": [], "processor": []}
     for _ in range(2 + request["rounds"]):
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         ours.step(Stopwatch(lambda: None))
-        seconds.append(time.perf_counter() - start)
+        seconds["total"].append(time.perf_counter() - start)
+        seconds["processor"].append(time.process_time() - processor)
     first = ours.trainer.accelerator.is_main_process
     ours.close()
     if not first:
         sys.exit(0)
-    return {"rate": problem.frames / statistics.median(seconds[2:])}
+    return {unit: problem.frames / statistics.median(values[2:]) for unit, values in seconds.items()}
 
 
 TASKS = {"times": run_times, "rate": run_rate}
@@ -282,7 +288,7 @@ def report(document: dict[str, Any]) -> str:
         lines += [
             "",
             f"{settings['processes']} processes of one thread (gloo) against one process of one thread, frames a "
-            "second, the best of three runs each, in turn:",
+            "second, the best of three runs each, in turn; in brackets as if only a process' own work took time:",
             "",
             "| | batch | one | together | ratio |",
             "|---|---|---|---|---|",
@@ -290,8 +296,8 @@ def report(document: dict[str, Any]) -> str:
         for found in document["processes"]:
             precision = "bf16" if found["half"] else "float32"
             lines.append(
-                f"| {precision} | {found['share']} | {found['one']:,.0f} | {found['several']:,.0f} | "
-                f"{found['ratio']:.2f} |"
+                f"| {precision} | {found['share']} | {found['one']['total']:,.0f} | {found['several']['total']:,.0f} | "
+                f"{found['ratio']['total']:.2f} ({found['ratio']['processor']:.2f}) |"
             )
     return "\n".join(lines) + "\n"
 
