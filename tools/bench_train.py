@@ -295,10 +295,9 @@ def report(document: dict[str, Any]) -> str:
         ]
         for found in document["processes"]:
             precision = "bf16" if found["half"] else "float32"
-            lines.append(
-                f"| {precision} | {found['share']} | {found['one']['total']:,.0f} | {found['several']['total']:,.0f} | "
-                f"{found['ratio']['total']:.2f} ({found['ratio']['processor']:.2f}) |"
-            )
+            rates = f"{found['one']['total']:,.0f} | {found['several']['total']:,.0f}"
+            ratio = f"{found['ratio']['total']:.2f} ({found['ratio']['processor']:.2f})"
+            lines.append(f"| {precision} | {found['share']} | {rates} | {ratio} |")
     return "\n".join(lines) + "\n"
 
 

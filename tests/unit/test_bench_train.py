@@ -9,8 +9,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_benchmark_runs(tmp_path):
-    words = "--channels 8 --rounds 2 --covariances global --batch-sizes 3 --allocations pinned --contenders".split()
-    command = [sys.executable, ROOT / "tools/bench_train.py", *words, "ours", "--output", tmp_path / "train"]
+    options = {"channels": 8, "rounds": 2, "covariances": "global", "batch-sizes": 3, "allocations": "pinned"}
+    words = [f"--{name}={value}" for name, value in options.items()]
+    command = [
+        sys.executable,
+        ROOT / "tools/bench_train.py",
+        *words,
+        "--contenders=ours",
+        f"--output={tmp_path}/train",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "train.json").read_text())
