@@ -1,7 +1,7 @@
 """Unigram and bigram models of units: what a language model has to be better than.
 
-They see and predict what :class:`~sqvae_speech.models.unit_lm.UnitLm` does, code by code with the codebook known, ends
-included, so that their bits can be compared. Counts are of a training set, float64 throughout.
+They see and predict what :class:`~sqvae_speech.models.unit_lm.UnitLm` does, code by code with the codebook known,
+ends included, so that their bits can be compared. Counts are of a training set, float64 throughout.
 """
 
 from typing import NamedTuple, Protocol
@@ -96,9 +96,7 @@ class Bigram:
 
     def __init__(self, train: UnitSequences):
         symbols = train.vocabulary.begin + 1
-        self._books = [
-            _KneserNey(codes, symbols, _legal(train, book)) for book, codes in enumerate(_counted(train))
-        ]
+        self._books = [_KneserNey(codes, symbols, _legal(train, book)) for book, codes in enumerate(_counted(train))]
 
     def nats(self, sequences: UnitSequences) -> np.ndarray:
         total = np.zeros(len(sequences))
@@ -132,6 +130,6 @@ class _KneserNey:
 
 
 def _discount(counts: np.ndarray) -> float:
-    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
+    once, twice = (int(np.count_nonzero(counts == times)) for times in (1, 2))
     low, high = _DISCOUNTS
     return min(max(once / (once + 2 * twice), low), high) if once else low

@@ -63,7 +63,8 @@ def load_model_files(
         device: a torch device.
 
     Raises:
-        UserError: nothing there, a model of another kind, a damaged file, weights that do not fit their configuration.
+        UserError: nothing there, a model of another kind, a damaged file, weights that do not fit their
+            configuration.
     """
     directory = find_model(Path(path))
     config_path, weights_path = directory / CONFIG_NAME, directory / WEIGHTS_NAME

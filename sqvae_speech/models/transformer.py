@@ -20,7 +20,8 @@ class TransformerConfig:
         num_heads: of attention; each is ``dim / num_heads`` wide, an even number.
         hidden_ratio: width of the feed-forward, relative to ``dim``. SwiGLU has three matrices: 8/3 gives as many
             weights as a plain feed-forward of four times ``dim``.
-        dropout: of the embeddings, of attention, and of what each block adds.
+        dropout: of the embeddings and of what each block adds. (Not of attention's weights: fused kernels that have
+            it are slower, and on a CPU there is none.)
     """
 
     dim: int = 256
@@ -70,7 +71,6 @@ class _Attention(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.num_heads = config.num_heads
-        self.dropout = config.dropout
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
@@ -89,7 +89,6 @@ class _Attention(nn.Module):
             keys,
             values,
             attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
             is_causal=mask is None and length > 1,  # a single new position sees all that is there
         )
         return self.out(attended.transpose(1, 2).reshape(batch, length, dim))

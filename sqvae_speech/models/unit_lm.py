@@ -4,8 +4,8 @@ A unit of N codebooks is N codes, and the model reads and predicts one code afte
 unit before those of the next. That is the chain rule with nothing left out, so its bits are those of the units, can
 be compared with any other model's, and its samples are drawn from the distribution that it was scored on. (Summed
 embeddings with a head for each codebook make sequences N times shorter, but take the codes of a unit to be
-independent given the past, which those of a residual quantizer are not.) Which codebook comes next is always known, so
-the softmax is over that codebook alone: no probability is lost on codes that cannot come.
+independent given the past, which those of a residual quantizer are not.) Which codebook comes next is always known,
+so the softmax is over that codebook alone: no probability is lost on codes that cannot come.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ IGNORE = -100  # a target that counts in nothing
 class UnitVocabulary:
     """What sequences of units are made of.
 
-    Symbols, which the model reads, are ``n * K + code`` for a code of codebook n, and :attr:`begin`. Targets, which it
-    predicts, are codes in [0, K) of the codebook that is next, and :attr:`end` in place of a unit's first code.
+    Symbols, which the model reads, are ``n * K + code`` for a code of codebook n, and :attr:`begin`. Targets, which
+    it predicts, are codes in [0, K) of the codebook that is next, and :attr:`end` in place of a unit's first code.
 
     Attributes:
         codebook_size: K.
@@ -140,16 +140,16 @@ class UnitLm(nn.Module):
         """
         if conditions is not None and conditions.dim() == 1:
             conditions = conditions[:, None].expand(symbols.shape[:2])
-        if conditions is not None and self.training and self.config.condition_dropout:
+        if self.condition is not None and conditions is not None and self.training:
             of_segment = torch.rand(symbols.shape[:2], device=symbols.device)
             drawn = of_segment[:, :1] if segments is None else of_segment.gather(1, segments)
             conditions = conditions.masked_fill(drawn < self.config.condition_dropout, self.num_conditions)
         books = self.vocabulary.num_codebooks
-        per_symbol = (
+        of_symbols = [
             None if values is None else values.repeat_interleave(books, dim=1)
             for values in (segments, positions, conditions)
-        )
-        hidden = self.hidden(symbols.flatten(1), *per_symbol)
+        ]
+        hidden = self.hidden(symbols.flatten(1), of_symbols[0], of_symbols[1], of_symbols[2])
         logits = self.logits(hidden.view(*symbols.shape, -1))
         nats = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=IGNORE, reduction="none")
         nats = nats.view(targets.shape)

@@ -57,7 +57,9 @@ def sample_units(
         max_units: units of a sequence at most, the prompt's counted; image codes have as many as they have.
         conditions: (B,) int64, see :class:`UnitLm`; None for unknown.
         prompt: (B, N, u) int64 codes that the sequences begin with.
-        temperature, top_k, top_p: see :func:`code_probabilities`.
+        temperature: see :func:`code_probabilities`.
+        top_k: see there.
+        top_p: see there.
         generator: of the draws, on the model's device; None for torch's own.
 
     Returns:
@@ -114,7 +116,9 @@ class _Reader:
         if self.conditions is not None:
             conditions = self.conditions[:, None].expand(-1, len(places))
         hidden = model.hidden(
-            self._symbols(places), positions=(places // books).expand(len(self.codes), -1), conditions=conditions,
+            self._symbols(places),
+            positions=(places // books).expand(len(self.codes), -1),
+            conditions=conditions,
             cache=self.cache,
         )[:, -1]
         # the other codebooks' logits cost little, and the rule which may end the sequence stays in one place

@@ -18,32 +18,48 @@ def temperature_at(config: AutoencoderTrainingConfig, step: int) -> float:
     return config.temperature_init * math.exp(-config.temperature_decay * step)
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]) -> torch.optim.Adam:
-    """Adam over the trainable parameters.
+def build_optimizer(
+    model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """Adam over the trainable parameters, with ``weight_decay`` AdamW, which spares vectors (norms and biases).
 
     Args:
         model: what to train.
         config: with the learning rate.
         multipliers: relative learning rates by the last part of a parameter's name; of others it is 1.
     """
-    groups: dict[str, list[nn.Parameter]] = {"rest": [], **{name: [] for name in multipliers}}
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             leaf = name.rpartition(".")[2]
-            groups[leaf if leaf in multipliers else "rest"].append(parameter)
-    return torch.optim.Adam(
+            decay = config.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((leaf if leaf in multipliers else "rest", decay), []).append(parameter)
+    ranks = {name: rank for rank, name in enumerate(["rest", *multipliers])}
+    kind = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
+    return kind(
         [
-            {"params": parameters, "lr": config.learning_rate * multipliers.get(name, 1.0), "name": name}
-            for name, parameters in groups.items()
-            if parameters
+            {
+                "params": groups[name, decay],
+                "lr": config.learning_rate * multipliers.get(name, 1.0),
+                "weight_decay": decay,
+                "name": name,
+            }
+            for name, decay in sorted(groups, key=lambda group: (ranks[group[0]], group[1]))
         ],
         fused=True,
     )
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """Multiply the learning rate by ``gamma`` at each milestone."""
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
+    """Raise the learning rate over the first ``warmup_steps``; multiply it by ``gamma`` at each milestone."""
+    if not config.warmup_steps:
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
+
+    def factor(step: int) -> float:
+        raised = min(1.0, (step + 1) / config.warmup_steps)
+        return raised * config.gamma ** sum(step >= milestone for milestone in config.milestones)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 @torch.no_grad()

@@ -2,27 +2,21 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.unit_lm import IGNORE, UnitVocabulary
-from sqvae_speech.units.store import UnitStore
+from sqvae_speech.units.store import UnitStore, UnitStoreMeta
 
 _PLANS = 2  # epochs that are kept: a batch seldom spans more
 
 
-class UnitBatch(NamedTuple):
-    """The arguments of :class:`~sqvae_speech.models.unit_lm.UnitLm`: int64, (B, U, N) and (B, U)."""
-
-    symbols: Tensor
-    targets: Tensor
-    segments: Tensor
-    positions: Tensor
-    conditions: Tensor
+def vocabulary_of(meta: UnitStoreMeta) -> UnitVocabulary:
+    """What a language model of the units of a store models."""
+    return UnitVocabulary(meta.codebook_size, meta.num_codebooks, meta.shape or ())
 
 
 class UnitSequences:
@@ -37,7 +31,7 @@ class UnitSequences:
         conditions: names of the speakers (or classes) that the model can be told; others are unknown to it.
 
     Raises:
-        UserError: for codes of another shape than the vocabulary's, and for an empty store.
+        UserError: for an empty store.
     """
 
     def __init__(self, store: UnitStore, vocabulary: UnitVocabulary, conditions: Sequence[str] = ()):
@@ -48,12 +42,6 @@ class UnitSequences:
         numbers = {name: number for number, name in enumerate(conditions)}
         codes, speakers = [], []
         for units in store:
-            if vocabulary.num_units not in (None, units.num_units):
-                rows, columns = vocabulary.shape
-                raise UserError(
-                    f"{store.name}: {units.utterance_id} has {units.num_units} codes, an image of {rows} x {columns} "
-                    f"has {vocabulary.num_units}"
-                )
             codes.append(units.codes.astype(np.int32))
             speakers.append(numbers.get(units.speaker or "", len(conditions)))
         self.codes = np.concatenate(codes, axis=1)
@@ -115,8 +103,8 @@ class UnitBlockLoader:
         rank, world_size: this process, of how many.
 
     Yields:
-        :class:`UnitBatch` with B = batch_size / world_size, U = context; ``segments`` tells the sequences of a block
-        apart.
+        dict with the arguments of :class:`~sqvae_speech.models.unit_lm.UnitLm`, int64: ``symbols`` and ``targets``
+        (B, U, N), ``segments``, ``positions`` and ``conditions`` (B, U); B = batch_size / world_size, U = context.
 
     Raises:
         UserError: a batch size that the processes cannot share evenly.
@@ -171,7 +159,7 @@ class UnitBlockLoader:
                 )
         self._position = int(state["position"])
 
-    def __iter__(self) -> Iterator[UnitBatch]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         share = self.batch_size // self.world_size
         while True:
             first = (self._position + self.rank * share) * self.context
@@ -179,7 +167,7 @@ class UnitBlockLoader:
             self._position += self.batch_size
             yield batch
 
-    def _batch(self, predictions: np.ndarray) -> UnitBatch:
+    def _batch(self, predictions: np.ndarray) -> dict[str, Any]:
         """The predictions with these (B, U) numbers in the endless sequence."""
         sequences = np.empty_like(predictions)
         units = np.empty_like(predictions)
@@ -193,8 +181,14 @@ class UnitBlockLoader:
         symbols, targets = self.sequences.cut(sequences, units)
         starts = units == 0
         starts[:, 0] = False
-        arrays = (symbols, targets, np.cumsum(starts, axis=1), units, self.sequences.conditions[sequences])
-        return UnitBatch(*(torch.from_numpy(array) for array in arrays))
+        arrays = {
+            "symbols": symbols,
+            "targets": targets,
+            "segments": np.cumsum(starts, axis=1),
+            "positions": units,
+            "conditions": self.sequences.conditions[sequences],
+        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The sequences in the order of an epoch, and where the predictions of each end."""
