@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     values = report(bundle, args.model, scores)
     print(markdown(values))
-    files = write_report(args.output, values)
+    files = write_report(args.output, values, markdown(values))
     if args.plots:
         files += [plot_code_histogram(Path(args.plots) / f"codes_{s.split}.png", s.counts, s.split) for s in scores]
     for file in files:

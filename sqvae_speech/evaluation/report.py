@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +44,11 @@ def markdown(values: dict[str, Any]) -> str:
                 f"{split['utterances']}",
                 f"{error['pooled']:.2f}",
                 f"{codebook['perplexity']:.1f}",
-                _number(codebook["perplexity_posterior"], 1),
+                number_or_not_available(codebook["perplexity_posterior"], 1),
                 f"{codebook['used']}/{codebook['codebook_size']}",
-                _number(units["bitrate"], 1),
+                number_or_not_available(units["bitrate"], 1),
                 f"{units['units'] / units['seconds']:.1f}",
-                _number(units["durations"]["mean_seconds"] * 1000, 1),
+                number_or_not_available(units["durations"]["mean_seconds"] * 1000, 1),
             ]
             lines.append("| " + " | ".join(cells) + " |\n")
     return (
@@ -61,13 +61,14 @@ def markdown(values: dict[str, Any]) -> str:
     )
 
 
-def write_report(path: str | os.PathLike, values: dict[str, Any]) -> list[Path]:
-    """Write ``path`` (JSON) and the same name with ``.md``; returns both."""
+def write_report(path: str | os.PathLike, values: Mapping[str, Any], table: str) -> list[Path]:
+    """Write ``path`` (JSON of the values) and the same name with ``.md`` (the table); returns both."""
     path = Path(path)
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    write_text(path.with_suffix(".md"), markdown(values))
+    write_text(path.with_suffix(".md"), table)
     return [path, path.with_suffix(".md")]
 
 
-def _number(value: float | None, digits: int) -> str:
+def number_or_not_available(value: float | None, digits: int) -> str:
+    """A number as a table has it, or ``n/a``."""
     return "n/a" if value is None else f"{value:.{digits}f}"

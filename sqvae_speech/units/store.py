@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,12 @@ class UnitStoreMeta:
     checkpoint: str | None = None
     deduplicated: bool = False
     shape: tuple[int, int] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "UnitStoreMeta":
+        """The inverse of ``dataclasses.asdict``, also after JSON."""
+        shape = values.get("shape")
+        return cls(**{**values, "shape": None if shape is None else tuple(shape)})
 
     def check(self, units: UtteranceUnits) -> None:
         """Raise :class:`UserError` when an utterance does not fit this description."""
@@ -243,8 +249,7 @@ def _meta(path: Path, schema: pa.Schema) -> UnitStoreMeta:
         raise UserError(
             f"{path}: written by a newer sqvae_speech (store version {version}, this one reads {VERSION})"
         )
-    shape = fields.pop("shape", None)
-    return UnitStoreMeta(**fields, shape=None if shape is None else tuple(shape))
+    return UnitStoreMeta.from_dict(fields)
 
 
 def _batch(rows: list[UtteranceUnits], schema: pa.Schema) -> pa.RecordBatch:

@@ -136,7 +136,7 @@ def test_short_utterances_are_named_and_left_out(world):
 def test_report(world, tmp_path):
     scores = score_shards(world.bundle, world.shards, target_speakers=["eve"], progress=False)
     values = report(world.bundle, "exp/x", [scores])
-    files = write_report(tmp_path / "out" / "scores.json", values)
+    files = write_report(tmp_path / "out" / "scores.json", values, markdown(values))
     assert [file.name for file in files] == ["scores.json", "scores.md"]
     read = json.loads(files[0].read_text())
     assert read["splits"][0]["error_db2"]["pooled"] == scores.error.pooled
