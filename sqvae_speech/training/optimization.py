@@ -1,7 +1,6 @@
-"""Optimiser, schedules, and the codebook's start."""
+"""Optimiser, and what a run starts from."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.config import AutoencoderTrainingConfig, TrainingConfig
-
-
-def temperature_at(config: AutoencoderTrainingConfig, step: int) -> float:
-    """Gumbel-softmax temperature: ``init · exp(-decay · step)``."""
-    return config.temperature_init * math.exp(-config.temperature_decay * step)
+from sqvae_speech.training.config import TrainingConfig
 
 
 def build_optimizer(
@@ -48,18 +42,6 @@ def build_optimizer(
         ],
         fused=True,
     )
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """Raise the learning rate over the first ``warmup_steps``; multiply it by ``gamma`` at each milestone."""
-    if not config.warmup_steps:
-        return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
-
-    def factor(step: int) -> float:
-        raised = min(1.0, (step + 1) / config.warmup_steps)
-        return raised * config.gamma ** sum(step >= milestone for milestone in config.milestones)
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 @torch.no_grad()
