@@ -36,8 +36,7 @@ class UnitLmTrainingConfig(TrainingConfig):
     num_steps: int = 20_000
     batch_size: int = 32
     learning_rate: float = 1e-3
-    milestones: tuple[int, ...] = (12_000, 16_000)
-    gamma: float = 0.3
+    schedule: str = "cosine"
     warmup_steps: int = 200
     weight_decay: float = 0.1
     num_plots: int = 1

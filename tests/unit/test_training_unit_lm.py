@@ -1,5 +1,8 @@
 """Training a unit language model on the loop that speech trains on."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +109,19 @@ def test_two_processes_see_the_batch_of_one(train, valid):
     halves = [next(iter(UnitLmTask(config, Place(rank, 2)).loader)) for rank in (0, 1)]
     for name, value in whole.items():
         assert torch.equal(value, torch.cat([half[name] for half in halves]))
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_on_the_same_batch(train, valid, tmp_path):
+    more = "--training.num_steps 12 --training.valid_interval 6 --model.dropout 0"
+    assert main(words(tmp_path / "one", train, valid, more)) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "sqvae_speech.bin.train", *words(tmp_path / "two", train, valid, more)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    for one, two in zip(rows(tmp_path / "one", "valid"), rows(tmp_path / "two", "valid"), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
 
 
 # ---- what a user can get wrong
