@@ -65,7 +65,7 @@ def _model(options: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatch to ``score`` or ``sample``."""
     args = parser().parse_args(argv)
-    from sqvae_speech.models.unit_lm_pretrained import load_unit_lm
+    from sqvae_speech.models.pretrained_unit_lm import load_unit_lm
     from sqvae_speech.units.batches import choose_device
 
     bundle = load_unit_lm(args.model, str(choose_device(args.device)))
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _score(args, bundle) -> int:
     from sqvae_speech.evaluation.lm_scores import lm_markdown, lm_report, score_split
-    from sqvae_speech.evaluation.report import write_report
+    from sqvae_speech.evaluation.report_files import write_report
     from sqvae_speech.units.extract import check_options
     from sqvae_speech.units.store import read_units
 

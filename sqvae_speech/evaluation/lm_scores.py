@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqvae_speech.evaluation.ngram import Bigram, Unigram
-from sqvae_speech.evaluation.report import number_or_not_available
-from sqvae_speech.models.unit_lm_pretrained import UnitLmBundle
+from sqvae_speech.evaluation.report_files import number
+from sqvae_speech.models.pretrained_unit_lm import UnitLmBundle
 from sqvae_speech.units.blocks import UnitSequences
 from sqvae_speech.units.lm_scoring import MAX_SYMBOLS, sequence_nats
 from sqvae_speech.units.statistics import unit_statistics
@@ -127,7 +127,7 @@ def lm_markdown(values: Mapping[str, Any]) -> str:
                 f"{score['bits_per_unit']:.3f}",
                 f"{score['bits_per_code']:.3f}",
                 f"{score['perplexity']:.2f}",
-                number_or_not_available(score["bits_per_second"], 1),
+                number(score["bits_per_second"], 1),
                 f"{score['bits'] / uniform:.1%}" if uniform else "n/a",
             ]
             lines.append("| " + " | ".join(cells) + " |\n")

@@ -1,4 +1,4 @@
-"""A trained speech model on disk, in the form of :mod:`sqvae_speech.models.model_files`."""
+"""A trained speech model on disk, see :mod:`sqvae_speech.models.storage`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,8 @@ from typing import Any
 
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.config import from_dict, to_dict
-from sqvae_speech.models.model_files import load_model_files, save_model_files
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
-
-KIND = "speech"
+from sqvae_speech.models.storage import open_model, save_model
 
 
 @dataclass(frozen=True)
@@ -44,28 +42,24 @@ class SpeechBundle:
 
 def save_speech_model(directory: Path, bundle: SpeechBundle) -> None:
     """Write ``config.json`` and ``model.safetensors`` into ``directory``, which exists."""
-    description = {
-        "mel_spec": bundle.mel_spec.to_dict(),
-        "speakers": list(bundle.speakers),
-        "model": bundle.config,
-    }
-    save_model_files(directory, KIND, bundle.model, bundle.step, description)
+    facts = {"mel_spec": bundle.mel_spec.to_dict(), "speakers": list(bundle.speakers), "model": bundle.config}
+    save_model(directory, "speech", bundle.model, bundle.step, facts)
 
 
 def load_speech_model(path: str | Path, device: str = "cpu") -> SpeechBundle:
-    """Load a trained model for inference; arguments and errors as :func:`load_model_files`."""
+    """Load a trained model for inference.
 
-    def build(description: dict[str, Any], source: str) -> SpeechModel:
-        config = from_dict(SpeechModelConfig, description["model"], source)
-        spec = MelSpec.from_dict(description["mel_spec"])
-        return SpeechModel(config, spec.n_mels, len(description["speakers"]))
+    Args:
+        path: an experiment folder (its ``best`` checkpoint, else the ``latest``), a checkpoint folder, or an
+            exported model.
+        device: a torch device.
 
-    loaded = load_model_files(path, KIND, build, device)
-    return SpeechBundle(
-        model=loaded.model,
-        mel_spec=MelSpec.from_dict(loaded.description["mel_spec"]),
-        speakers=tuple(loaded.description["speakers"]),
-        step=loaded.step,
-        fingerprint=loaded.fingerprint,
-        path=loaded.path,
-    )
+    Raises:
+        UserError: nothing there, a damaged file, weights that do not fit their configuration.
+    """
+    stored = open_model(path, "speech")
+    config = from_dict(SpeechModelConfig, stored["model"], stored.source)
+    mel_spec, speakers = MelSpec.from_dict(stored["mel_spec"]), tuple(stored["speakers"])
+    model = SpeechModel(config, mel_spec.n_mels, len(speakers)).to(device)
+    fingerprint = stored.load_weights(model)
+    return SpeechBundle(model.eval(), mel_spec, speakers, int(stored["step"]), fingerprint, str(stored.directory))

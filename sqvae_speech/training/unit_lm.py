@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from sqvae_speech.errors import UserError
+from sqvae_speech.models.pretrained_unit_lm import UnitLmBundle, load_unit_lm, save_unit_lm
 from sqvae_speech.models.unit_lm import UnitLm
-from sqvae_speech.models.unit_lm_pretrained import UnitLmBundle, load_unit_lm, save_unit_lm
 from sqvae_speech.training.optimization import require_same_model
 from sqvae_speech.training.task import Place, StepOutput, Task
 from sqvae_speech.training.unit_lm_config import UnitLmTrainConfig

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sqvae_speech.errors import UserError, nearest
-from sqvae_speech.models.unit_lm_pretrained import UnitLmBundle
+from sqvae_speech.models.pretrained_unit_lm import UnitLmBundle
 from sqvae_speech.models.unit_lm_sampling import sample_units
 from sqvae_speech.units.sequences import UtteranceUnits
 from sqvae_speech.units.store import UnitStore, UnitStoreMeta, require_same_units, store_of

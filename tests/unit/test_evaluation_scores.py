@@ -14,7 +14,8 @@ from sqvae_speech.data.reader import UtteranceMel, iterate_utterances
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.codebook import CodebookAccumulator
 from sqvae_speech.evaluation.reconstruction import squared_error_sums
-from sqvae_speech.evaluation.report import markdown, report, write_report
+from sqvae_speech.evaluation.report import markdown, report
+from sqvae_speech.evaluation.report_files import write_report
 from sqvae_speech.evaluation.scores import score_shards, score_utterances
 
 

@@ -15,8 +15,8 @@ from units_world import make_model, make_world
 
 from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.lm import main
+from sqvae_speech.models.pretrained_unit_lm import UnitLmBundle, load_unit_lm, save_unit_lm
 from sqvae_speech.models.unit_lm import UnitLm, UnitLmConfig
-from sqvae_speech.models.unit_lm_pretrained import UnitLmBundle, load_unit_lm, save_unit_lm
 from sqvae_speech.units.blocks import UnitSequences, vocabulary_of
 from sqvae_speech.units.extract import encode_shards
 from sqvae_speech.units.lm_scoring import sequence_nats
@@ -161,7 +161,7 @@ def test_deduplicated_units_get_durations_that_their_codes_have(speech, tmp_path
         ("--top-k 0", "top_k 0; at least 1"),
         ("--prompts {units} --prompt-units 6 --number 99", "utterances of 6 units or more, 99 are wanted"),
         ("--durations {units}", "--durations is for deduplicated units"),
-        ("--model {tokenizer}", "format sqvae_speech.speech; sqvae_speech.unit_lm is wanted"),
+        ("--model {tokenizer}", "holds a model of kind 'speech', this needs one of kind 'unit_lm'"),
         ("--tokenizer {other}", "was made by checkpoint"),
     ],
 )

@@ -15,7 +15,7 @@ from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.train import main
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.pretrained import load_speech_model
-from sqvae_speech.models.unit_lm_pretrained import load_unit_lm
+from sqvae_speech.models.pretrained_unit_lm import load_unit_lm
 from sqvae_speech.training.metrics_log import read_metrics
 from sqvae_speech.training.task import Place
 from sqvae_speech.training.unit_lm import UnitLmTask
@@ -99,7 +99,7 @@ def test_what_is_saved_is_what_was_trained(train, valid, tmp_path):
     assert UnitStoreMeta.from_dict(bundle.units) == UnitStoreMeta(5, 2, frame_rate=50.0)
     assert (bundle.model.vocabulary.codebook_size, bundle.model.vocabulary.num_codebooks) == (5, 2)
     assert not bundle.model.training
-    with pytest.raises(UserError, match=r"format sqvae_speech\.unit_lm; sqvae_speech\.speech is wanted"):
+    with pytest.raises(UserError, match="a model of kind 'unit_lm', this needs one of kind 'speech'"):
         load_speech_model(tmp_path / "exp")
 
 

@@ -1,14 +1,12 @@
-"""A trained unit language model on disk, in the form of :mod:`sqvae_speech.models.model_files`."""
+"""A trained unit language model on disk, see :mod:`sqvae_speech.models.storage`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqvae_speech.config import from_dict, to_dict
-from sqvae_speech.models.model_files import load_model_files, save_model_files
+from sqvae_speech.models.storage import open_model, save_model
 from sqvae_speech.models.unit_lm import UnitLm, UnitLmConfig, UnitVocabulary
-
-KIND = "unit_lm"
 
 
 @dataclass(frozen=True)
@@ -34,29 +32,32 @@ class UnitLmBundle:
 
 def save_unit_lm(directory: Path, bundle: UnitLmBundle) -> None:
     """Write ``config.json`` and ``model.safetensors`` into ``directory``, which exists."""
-    description = {
+    facts = {
         "units": bundle.units,
         "vocabulary": to_dict(bundle.model.vocabulary),
         "conditions": list(bundle.conditions),
         "model": to_dict(bundle.model.config),
     }
-    save_model_files(directory, KIND, bundle.model, bundle.step, description)
+    save_model(directory, "unit_lm", bundle.model, bundle.step, facts)
 
 
 def load_unit_lm(path: str | Path, device: str = "cpu") -> UnitLmBundle:
-    """Load a trained model for inference; arguments and errors as :func:`load_model_files`."""
+    """Load a trained model for inference.
 
-    def build(description: dict[str, Any], source: str) -> UnitLm:
-        config = from_dict(UnitLmConfig, description["model"], source)
-        vocabulary = from_dict(UnitVocabulary, description["vocabulary"], source)
-        return UnitLm(config, vocabulary, len(description["conditions"]))
+    Args:
+        path: an experiment folder (its ``best`` checkpoint, else the ``latest``), a checkpoint folder, or an
+            exported model.
+        device: a torch device.
 
-    loaded = load_model_files(path, KIND, build, device)
+    Raises:
+        UserError: nothing there, a damaged file, weights that do not fit their configuration.
+    """
+    stored = open_model(path, "unit_lm")
+    config = from_dict(UnitLmConfig, stored["model"], stored.source)
+    vocabulary = from_dict(UnitVocabulary, stored["vocabulary"], stored.source)
+    conditions = tuple(stored["conditions"])
+    model = UnitLm(config, vocabulary, len(conditions)).to(device)
+    fingerprint = stored.load_weights(model)
     return UnitLmBundle(
-        model=loaded.model,
-        units=loaded.description["units"],
-        conditions=tuple(loaded.description["conditions"]),
-        step=loaded.step,
-        fingerprint=loaded.fingerprint,
-        path=loaded.path,
+        model.eval(), stored["units"], conditions, int(stored["step"]), fingerprint, str(stored.directory)
     )
