@@ -26,7 +26,8 @@ from sqvae_speech.units.store import UnitStore, UnitStoreMeta, store_of, write_u
 SMALL = (
     "--no-progress --task unit_lm --model.dim 16 --model.num_layers 1 --model.num_heads 2 --model.context 8 "
     "--training.batch_size 4 --training.log_interval 1 --training.valid_interval 4 --training.num_plots 0 "
-    "--training.warmup_steps 3 --training.milestones [6] --training.learning_rate 1e-2"
+    "--training.warmup_steps 3 --training.schedule milestones --training.milestones [6] --training.gamma 0.3 "
+    "--training.learning_rate 1e-2"
 )
 LENGTHS = [7, 0, 20, 3, 9, 1]
 
@@ -120,7 +121,9 @@ def test_two_processes_are_one_on_the_same_batch(train, valid, tmp_path):
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    for one, two in zip(rows(tmp_path / "one", "valid"), rows(tmp_path / "two", "valid"), strict=True):
+    for split, name in (("train", "grad_norm"), ("valid", "bits_per_unit")):
+        one, two = ([row[name] for row in rows(tmp_path / folder, split)] for folder in ("one", "two"))
+        assert len(one) == {"train": 12, "valid": 2}[split]
         assert two == pytest.approx(one, rel=1e-5)
 
 
