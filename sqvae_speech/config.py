@@ -61,6 +61,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as ``{"section.key": value}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
 def dump_yaml(config: Any) -> str:
     """``config`` as YAML text that :func:`load_config` reads back."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)

@@ -21,7 +21,10 @@ class TrainingConfig:
         checkpoint_interval: steps between checkpoints.
         keep_checkpoints: how many of the latest to keep; the best and ``keep_steps`` stay besides.
         keep_steps: steps whose checkpoints are kept, for learning curves.
-        num_plots: examples drawn at each validation, with the curves so far; 0 draws nothing.
+        num_plots: examples drawn, and played, at each validation, with the curves so far; 0 draws nothing.
+        trackers: where metrics and examples go besides ``metrics.jsonl``, as Accelerate calls them: ``tensorboard``,
+            ``wandb``, ``mlflow``, ...; their own environment variables set them up (``WANDB_MODE``, ...).
+        tracker_project: that trackers file the run under; its name there is that of its folder.
     """
 
     num_steps: int = 500_000
@@ -38,6 +41,8 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     keep_steps: tuple[int, ...] = ()
     num_plots: int = 2
+    trackers: tuple[str, ...] = ("tensorboard",)
+    tracker_project: str = "sqvae_speech"
 
     def __post_init__(self) -> None:
         for name in (
@@ -76,6 +81,9 @@ class AutoencoderTrainingConfig(TrainingConfig):
         codebook_init: ``normal``, or ``data``: codes start at latents of training batches.
         temperature_init: Gumbel-softmax temperature at step 0.
         temperature_decay: τ = init · exp(-decay · step).
+        collapse_usage: a warning is given when no more than this share of the codes has been in use for
+            ``collapse_steps``; 0 turns it off.
+        collapse_steps: see ``collapse_usage``.
     """
 
     codebook_lr_multiplier: float = 1.0
@@ -83,9 +91,14 @@ class AutoencoderTrainingConfig(TrainingConfig):
     codebook_init: str = "normal"
     temperature_init: float = 1.0
     temperature_decay: float = 1e-5
+    collapse_usage: float = 0.05
+    collapse_steps: int = 2000
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("codebook_init", "normal", "data")
         for name in ("temperature_init", "codebook_lr_multiplier", "log_scale_lr_multiplier"):
             self._positive(name)
+        if not 0 <= self.collapse_usage <= 1:
+            raise ValueError(f"training.collapse_usage must be a share from 0 to 1, got {self.collapse_usage}")
+        self._at_least("collapse_steps", 0)

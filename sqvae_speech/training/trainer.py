@@ -10,15 +10,16 @@ import accelerate
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
-from tqdm import tqdm
 
 from sqvae_speech.config import dump_yaml
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, write_text
-from sqvae_speech.training.metrics_log import MetricsLog
+from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states
+from sqvae_speech.training.errors import DivergedError
+from sqvae_speech.training.follow import RunFollower
 from sqvae_speech.training.optimization import build_optimizer, build_scheduler
 from sqvae_speech.training.task import Place, Task, TaskConfig
 from sqvae_speech.training.tasks import task_class
+from sqvae_speech.training.trackers import require_trackers
 from sqvae_speech.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -29,16 +30,17 @@ def train(config: TaskConfig, exp_dir: str | Path, *, resume: bool = True, progr
 
     Args:
         config: the whole run; its ``task`` says of what.
-        exp_dir: where checkpoints, metrics and plots go.
+        exp_dir: where checkpoints, metrics, plots and the record of the run go.
         resume: go on from ``checkpoints/latest`` when it is there; False refuses to touch a folder that has one.
-        progress: show a progress bar.
+        progress: show a progress line.
 
     Returns:
         The last checkpoint.
 
     Raises:
-        UserError: data that is missing or does not fit together, a batch that processes cannot share, a checkpoint
-            of another model or data, a loss that is not finite.
+        UserError: a tracker that is unknown or not installed, data that is missing or does not fit together, a batch
+            that processes cannot share, a checkpoint of another model or data.
+        DivergedError: a loss that is not finite.
     """
     return Trainer(config, Path(exp_dir), resume=resume, progress=progress).run()
 
@@ -49,8 +51,8 @@ class Trainer:
     def __init__(self, config: TaskConfig, exp_dir: Path, *, resume: bool, progress: bool):
         self.config = config
         self.exp_dir = exp_dir
-        self.progress = progress
         settings = config.training
+        require_trackers(settings.trackers)
         self.accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             # static: every step uses every parameter in the same way
@@ -83,45 +85,36 @@ class Trainer:
         set_seed(settings.seed + 1 + place.rank)
         if state is not None:
             self._restore(state)
-        self.metrics: MetricsLog | None = None
-        if self.accelerator.is_main_process:
-            exp_dir.mkdir(parents=True, exist_ok=True)
-            write_text(exp_dir / "config.yaml", dump_yaml(config))
-            self.metrics = MetricsLog(exp_dir, self.task.curves, self.step)
+        self.follow = RunFollower(config, exp_dir, self.task, self.accelerator, step=self.step, progress=progress)
 
     def run(self) -> Path:
         """Train from the current step to the last."""
         settings = self.config.training
-        bar = tqdm(
-            total=settings.num_steps,
-            initial=self.step,
-            unit="step",
-            disable=not (self.progress and self.accelerator.is_main_process),
-            dynamic_ncols=True,
-        )
-        batches = iter(self.task.loader)
-        self.model.train()
-        while self.step < settings.num_steps:
-            report = self._train_step(next(batches))
-            bar.update()
-            if self.step % settings.log_interval == 0:
-                self._log_training(report, bar)
-            last = self.step == settings.num_steps
-            improved = False
-            if self.task.has_validation and (self.step % settings.valid_interval == 0 or last):
-                improved = self._validate()
-            if improved or last or self.step % settings.checkpoint_interval == 0 or self.step in settings.keep_steps:
-                self._save(best=improved)
-        bar.close()
-        if self.metrics is not None:
-            if settings.num_plots:
-                self.metrics.plot()
-            self.metrics.close()
+        with self.follow:
+            batches = self.follow.batches(iter(self.task.loader))
+            self.model.train()
+            while self.step < settings.num_steps:
+                report = self._train_step(next(batches))
+                self.follow.stepped(self.step)
+                if self.step % settings.log_interval == 0:
+                    self._log_training(report)
+                with self.follow.pause():
+                    self._validate_and_save()
         self.accelerator.wait_for_everyone()
         self._leave_processes()
         latest = self.checkpoints.latest()
         assert latest is not None
         return latest
+
+    def _validate_and_save(self) -> None:
+        """Where it is time for it."""
+        settings = self.config.training
+        last = self.step == settings.num_steps
+        improved = False
+        if self.task.has_validation and (self.step % settings.valid_interval == 0 or last):
+            improved = self._validate()
+        if improved or last or self.step % settings.checkpoint_interval == 0 or self.step in settings.keep_steps:
+            self._save(best=improved)
 
     def _leave_processes(self) -> None:
         """Destroy the process group, and first what holds it: the wrapper of the model, which is in reference cycles.
@@ -148,36 +141,27 @@ class Trainer:
         self.step += 1
         return {**out.scalars, "grad_norm": norm}
 
-    def _log_training(self, report: dict[str, torch.Tensor], bar: tqdm) -> None:
+    def _log_training(self, report: dict[str, torch.Tensor]) -> None:
         """Write the step's scalars and what has gathered since the last line; stop when the loss is not finite."""
         values = {name: float(value) for name, value in report.items()}
         values.update(self.task.interval_scalars(self.step))
         values["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         values["epoch"] = self.task.loader.epoch
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-            raise UserError(
+            raise DivergedError(
                 f"training has diverged: at step {self.step} the loss is {values['loss']} and the gradient norm "
                 f"{values['grad_norm']}; the last checkpoint is {self.checkpoints.latest()}; lower "
                 "training.learning_rate, or look at the data"
             )
-        bar.set_postfix(
-            {name: format(values[name], form) for name, form in self.task.shown.items() if name in values}
-        )
-        if self.metrics is not None:
-            self.metrics.write(self.step, "train", values)
+        self.follow.training(values)
 
     def _validate(self) -> bool:
         """Validate; returns whether this is the smallest error so far."""
-        plots = self.metrics is not None and self.config.training.num_plots > 0
-        scores = self.task.validate(
-            self.accelerator.unwrap_model(self.model), self.step, self.exp_dir / "plots" if plots else None
-        )
+        model = self.accelerator.unwrap_model(self.model)
+        scores = self.task.validate(model, self.step, self.follow.plots_dir)
         improved = scores[self.task.monitor] < self.best
         self.best = min(self.best, scores[self.task.monitor])
-        if self.metrics is not None:
-            self.metrics.write(self.step, "valid", scores)
-            if plots:
-                self.metrics.plot()
+        self.follow.validation(scores, model)
         return improved
 
     def _save(self, *, best: bool) -> None:
