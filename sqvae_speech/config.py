@@ -45,9 +45,9 @@ def peek(key: str, path: str | Path | None, overrides: Sequence[str], default: A
     value = _read_yaml(Path(path), ()).get(key, default) if path is not None else default
     for number, word in enumerate(overrides):
         if word == f"--{key}" and number + 1 < len(overrides):
-            value = overrides[number + 1]
+            value = yaml.load(overrides[number + 1], Loader=_Loader)
         elif word.startswith(f"--{key}="):
-            value = word.partition("=")[2]
+            value = yaml.load(word.partition("=")[2], Loader=_Loader)
     return value
 
 

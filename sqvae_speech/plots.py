@@ -94,7 +94,7 @@ def mel_picture(mels: Sequence[Any], scale: int = 3) -> np.ndarray[Any, Any]:
     values = np.concatenate([mel[np.isfinite(mel)] for mel in arrays])
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     width = max(mel.shape[1] for mel in arrays)
-    rows = []
+    rows: list[np.ndarray[Any, Any]] = []
     for mel in arrays:
         colours = colormaps["viridis"]((mel[::-1] - low) / max(high - low, 1e-12), bytes=True)[..., :3]
         if rows:

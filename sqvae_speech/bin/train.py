@@ -6,6 +6,7 @@ accelerate launch --num_processes 4 -m sqvae_speech.bin.train --config conf/trai
 import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from sqvae_speech.bin._cli import ArgumentParser, run
 
@@ -32,10 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(argv)
 
     from sqvae_speech.config import dump_yaml, load_config
-    from sqvae_speech.training.task import TaskConfig
     from sqvae_speech.training.tasks import task_of
 
-    config: TaskConfig = load_config(task_of(options.config, overrides).config_class, options.config, overrides)
+    config: Any = load_config(task_of(options.config, overrides).config_class, options.config, overrides)
     if options.tracker:
         names = tuple(dict.fromkeys((*config.training.trackers, *options.tracker)))
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, trackers=names))

@@ -158,7 +158,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
         if name:  # a package half removed has none
