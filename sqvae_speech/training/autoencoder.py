@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sqvae_speech.quantization import CodebookStatistics, QuantizerOutput
 from sqvae_speech.training.collapse import CollapseWatch
-from sqvae_speech.training.optimization import start_codebook, temperature_at
+from sqvae_speech.training.optimization import start_codebook
+from sqvae_speech.training.schedules import temperature_at
 from sqvae_speech.training.task import Task
 
 
@@ -54,7 +55,8 @@ class AutoencoderTask(Task):
     @functools.cached_property
     def collapse(self) -> CollapseWatch:
         """Looks at ``statistics`` whenever they are read."""
-        return CollapseWatch(self.config.training.collapse_usage, self.config.training.collapse_steps)
+        training = self.config.training
+        return CollapseWatch(training.collapse_usage, training.collapse_steps, quiet=self.place.rank > 0)
 
     def temperature(self, step: int) -> float:
         """Of the relaxation at a step."""

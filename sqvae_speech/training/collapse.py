@@ -17,15 +17,17 @@ class CollapseWatch:
     Args:
         threshold: usage that is too little; 0 watches nothing.
         patience: steps for which it has to be so.
+        quiet: say nothing: of several processes that see the same, one is to speak.
 
     Attributes:
         collapsed: whether that is so now.
     """
 
-    def __init__(self, threshold: float, patience: int):
+    def __init__(self, threshold: float, patience: int, *, quiet: bool = False):
         self.threshold = threshold
         self.patience = patience
         self.collapsed = False
+        self._level = logging.DEBUG if quiet else logging.WARNING
         self._low_since: int | None = None
 
     def look(self, step: int, counts: Tensor) -> bool:
@@ -44,15 +46,16 @@ class CollapseWatch:
         worst = int((used / most).argmin())
         if not float(used[worst] / most[worst]) < self.threshold:
             if self.collapsed:
-                logger.info("the codebook has recovered: %d codes in use at step %d", used[worst], step)
+                logger.log(self._level, "the codebook has recovered: %d codes in use at step %d", used[worst], step)
             self.collapsed, self._low_since = False, None
             return False
         if self._low_since is None:
             self._low_since = step
         if not self.collapsed and step - self._low_since >= self.patience:
             self.collapsed = True
-            logger.warning(
-                "the codebook%s has collapsed: since step %d no more than %g%% of its codes are in use (%d of %d at "
+            logger.log(
+                self._level,
+                "the codebook%s has collapsed: since step %d less than %g%% of its codes have been in use (%d of %d at "
                 "step %d). What helps: training.codebook_init data, a larger training.codebook_lr_multiplier, a "
                 "smaller model.quantizer.codebook_size; for VQ-VAE codebook_update ema",
                 f" {worst}" if len(books) > 1 else "",

@@ -12,7 +12,7 @@ from torch import nn
 
 from sqvae_speech.config import to_dict
 from sqvae_speech.training.environment import redact
-from sqvae_speech.training.errors import DivergedError
+from sqvae_speech.training.finite import DivergedError
 from sqvae_speech.training.metrics_log import MetricsLog
 from sqvae_speech.training.progress import Meter, ProgressLine
 from sqvae_speech.training.record import RunRecord, harmless
@@ -157,7 +157,8 @@ class RunFollower:
             self.metrics.plot()
 
     def _write(self, split: str, values: Mapping[str, float]) -> None:
-        self.metrics.write(self.step, split, values)
+        with harmless(f"the metrics of step {self.step} cannot be written"):
+            self.metrics.write(self.step, split, values)
         self.trackers.scalars(self.step, {f"{split}/{name}": value for name, value in values.items()})
 
     def _total(self, value: float) -> float:

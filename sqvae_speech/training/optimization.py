@@ -1,7 +1,5 @@
-"""Optimiser, schedules, and the codebook's start."""
+"""Optimiser, and what a run starts from."""
 
-import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sqvae_speech.config import flatten, to_dict
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.config import AutoencoderTrainingConfig, TrainingConfig
-
-
-def temperature_at(config: AutoencoderTrainingConfig, step: int) -> float:
-    """Gumbel-softmax temperature: ``init · exp(-decay · step)``."""
-    return config.temperature_init * math.exp(-config.temperature_decay * step)
+from sqvae_speech.training.config import TrainingConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]) -> torch.optim.Adam:
@@ -39,11 +33,6 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mappi
         ],
         fused=True,
     )
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """Multiply the learning rate by ``gamma`` at each milestone."""
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
 
 
 @torch.no_grad()
@@ -83,21 +72,10 @@ def require_same_model(checkpoint: Path, theirs: Any, ours: Any) -> None:
     """
     if theirs == ours:
         return
-    there, here = _flat(theirs), _flat(ours)
+    there, here = flatten(to_dict(theirs)), flatten(to_dict(ours))
     lines = [f"  model.{key}: {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
     raise UserError(
         f"checkpoint {checkpoint} is of another model:\n"
         + "\n".join(lines)
         + "\nresume with the same model settings, or start in another folder"
     )
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dataclasses as ``{"section.key": value}``."""
-    values: dict[str, Any] = {}
-    for key, value in vars(config).items():
-        if dataclasses.is_dataclass(value):
-            values.update(_flat(value, f"{prefix}{key}."))
-        else:
-            values[prefix + key] = value
-    return values
