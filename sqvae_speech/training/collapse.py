@@ -55,9 +55,10 @@ class CollapseWatch:
             self.collapsed = True
             logger.log(
                 self._level,
-                "the codebook%s has collapsed: since step %d less than %g%% of its codes have been in use (%d of %d at "
-                "step %d). What helps: training.codebook_init data, a larger training.codebook_lr_multiplier, a "
-                "smaller model.quantizer.codebook_size; for VQ-VAE codebook_update ema",
+                "the codebook%s has collapsed: since step %d less than %g%% of its codes have been in use "
+                "(%d of %d at step %d). What helps: training.codebook_init data, a larger "
+                "training.codebook_lr_multiplier, a smaller model.quantizer.codebook_size; for VQ-VAE "
+                "codebook_update ema",
                 f" {worst}" if len(books) > 1 else "",
                 self._low_since,
                 100 * self.threshold,

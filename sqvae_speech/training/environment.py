@@ -23,12 +23,13 @@ VARIABLES = re.compile(
     r"|TRITON)_\w+|SLURM_(JOB_ID|JOB_NAME|ARRAY_\w+|NNODES|NTASKS|PROCID|NODELIST|CPUS_PER_TASK|GPUS\w*)"
     r"|PYTHONHASHSEED|PYTHONPATH|LD_PRELOAD|CONDA_DEFAULT_ENV|VIRTUAL_ENV|RANK|LOCAL_RANK|WORLD_SIZE|MASTER_(ADDR|PORT)"
 )
-_SECRET = r"[\w-]*(?:token|secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|signature)[\w-]*"
-# (what, by what): user and password of an address, `token=...` in an option or a query, `--token ...`, a header
+_SECRET = r"[\w-]*(?:token(?!iz)|secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|signature)[\w-]*"
+# (what, by what): user and password of an address, `token=...` in an option or a query, headers of HTTP
 _REDACTIONS = (
     (re.compile(r"(\w+://)[^/\s@]+@"), r"\1***@"),
     (re.compile(rf"({_SECRET}=)[^&\s'\"]+", re.IGNORECASE), r"\1***"),
     (re.compile(r"(authorization\s*:\s*)(?:(?:bearer|basic|token)\s+)?[^\s'\"]+", re.IGNORECASE), r"\1***"),
+    (re.compile(r"((?:\w+-)+(?:token|key|secret)\s*:\s*)[^\s'\"]+", re.IGNORECASE), r"\1***"),
 )
 _SECRET_OPTION = re.compile(rf"--{_SECRET}", re.IGNORECASE)
 _LARGEST_DIFF = 20_000_000  # bytes; more than that is data, not a change of the source

@@ -61,7 +61,7 @@ class RunFollower:
             )
             self.record.start(config, step=step, processes=accelerator.num_processes, device=accelerator.device)
         self._progress = progress
-        self._last: dict[str, float] = {}
+        self._plotted = -1  # step
 
     def __enter__(self) -> Self:
         self.meter = Meter()
@@ -83,7 +83,7 @@ class RunFollower:
             return
         state = _state(error, done=self.step >= self.settings.num_steps)
         self.record.update(state, self.step, "" if error is None else str(error), now=True)
-        if error is None and self.settings.num_plots:
+        if error is None and self.settings.num_plots and self._plotted < self.step:
             self._plot()
         self.metrics.close()
         self.trackers.close()
@@ -153,6 +153,7 @@ class RunFollower:
         show()
 
     def _plot(self) -> None:
+        self._plotted = self.step
         with harmless("the curves cannot be drawn"):
             self.metrics.plot()
 
