@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -172,13 +174,19 @@ def test_a_run_that_fails_says_so(tmp_path, monkeypatch):
     }
 
 
-def test_a_run_that_is_interrupted_says_so(tmp_path, monkeypatch):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_run_that_is_interrupted_says_so(tmp_path, monkeypatch, at_once):
     def interrupt(self, model, step, plots_dir):
-        raise KeyboardInterrupt
+        if at_once:  # a second Ctrl-C
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1.0}
 
     monkeypatch.setattr(LineTask, "validate", interrupt)
-    assert run(main, words(tmp_path)) == 130
-    assert read_status(tmp_path)["state"] == "interrupted"
+    assert run(main, words(tmp_path)) == (130 if at_once else 128 + signal.SIGTERM)
+    status = read_status(tmp_path)
+    assert (status["state"], status["step"]) == ("interrupted", 3)
+    assert (tmp_path / "checkpoints" / "latest").exists() != at_once
 
 
 def test_examples_that_fail_are_no_reason_to_stop(tmp_path, caplog):
