@@ -1,7 +1,5 @@
 """Finding runs and reading how they stand, from their files alone; what is missing or half-written is left out."""
 
-import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +8,7 @@ from typing import Any
 
 from sqvae_speech.config import flatten
 from sqvae_speech.errors import UserError
+from sqvae_speech.training.metrics_log import read_metrics
 from sqvae_speech.training.record import STATES, is_alive, read_config, read_starts, read_status
 
 _MARKS = ("status.json", "starts.jsonl", "metrics.jsonl", "checkpoints")
@@ -77,7 +76,7 @@ def is_run(folder: Path) -> bool:
 def read_run(path: Path) -> Run:
     """Read a run. Never fails for what is missing or damaged in it."""
     status, starts, config = read_status(path), read_starts(path), flatten(read_config(path))
-    rows = list(_rows(path / "metrics.jsonl"))
+    rows = _rows(path / "metrics.jsonl")
     last_train = _last(rows, "train")
     valid = {int(row["step"]): row for row in rows if row["split"] == "valid"}
     last_valid = valid[max(valid)] if valid else {}
@@ -124,16 +123,11 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield from _below(folder / entry.name, depth - 1)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Records that are whole: a run may be writing its last one, or have been cut off in the middle."""
-    with contextlib.suppress(OSError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and _whole(row.get("step")) is not None and "split" in row:
-                yield row
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return read_metrics(path)
+    except OSError:
+        return []
 
 
 def _last(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:

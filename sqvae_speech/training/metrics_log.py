@@ -1,5 +1,6 @@
 """Metrics of a run: one JSON line a record, and curves drawn from the file."""
 
+import contextlib
 import fnmatch
 import json
 from collections.abc import Mapping, Sequence
@@ -60,13 +61,13 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; a last line cut off by a crash is left out."""
+    """The records of a ``metrics.jsonl``; lines that a crash or a full disk has cut off are left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int) and "split" in row:
+                rows.append(row)
     return rows
 
 
