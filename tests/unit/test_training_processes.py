@@ -31,15 +31,13 @@ def shards(tmp_path_factory) -> Path:
     return write_synthetic_shards(tmp_path_factory.mktemp("shards"), [[40, 50, 36, 60], [45, 41, 38]]).folder
 
 
-def words(shards: Path, exp_dir: Path, num_steps: int) -> list[str]:
+def words(shards: Path, exp_dir: Path, num_steps: int, more: str = "") -> list[str]:
     return [
         "--data.train",
         str(shards),
         "--exp-dir",
         str(exp_dir),
-        *OPTIONS.split(),
-        "--training.num_steps",
-        str(num_steps),
+        *f"{OPTIONS} --training.num_steps {num_steps} {more}".split(),
     ]
 
 
@@ -67,15 +65,24 @@ def free_port() -> int:
 
 def test_two_launchers_make_one_run(shards, tmp_path):
     port = str(free_port())
+    # batches of different numbers of latents: processes must agree when the codes have enough to start from
+    more = "--training.codebook_init data --data.batching utterances --data.batch_frames 130"
     launchers = []
     for rank in ("0", "1"):
         command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no"]
         command += ["--dynamo_backend", "no", "--num_machines", "2", "--num_processes", "2", "--machine_rank", rank]
         command += ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
-        launchers.append(begin([*command, *MODULE, *words(shards, tmp_path / "machines", 5)]))
+        launchers.append(begin([*command, *MODULE, *words(shards, tmp_path / "machines", 5, more)]))
     for launcher in launchers:
         finish(launcher)
-    one = [*TORCHRUN, "--standalone", "--nproc_per_node", "2", *MODULE, *words(shards, tmp_path / "processes", 5)]
+    one = [
+        *TORCHRUN,
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        *MODULE,
+        *words(shards, tmp_path / "processes", 5, more),
+    ]
     finish(begin(one))
     assert losses(tmp_path / "machines") == losses(tmp_path / "processes")
     assert [step for step, _ in losses(tmp_path / "machines")] == [1, 2, 3, 4, 5]
