@@ -14,7 +14,7 @@ from sqvae_speech.training.identity import identity
 from sqvae_speech.training.metrics_log import curve, read_metrics
 
 # scores that a table shows unless told otherwise, those that there are
-_SCORES = ("loss", "db2", "bits_per_unit", "accuracy", "perplexity", "usage")
+_SCORES = ("loss", "db2", "mse", "bits_per_unit", "accuracy", "perplexity", "usage")
 _BEFORE, _AFTER = ("run", "status", "step"), ("time", "device")
 _DIFFERENCES = 8  # settings that a table shows unless told otherwise
 
@@ -47,6 +47,8 @@ _MISSING = object()
 def default_columns(runs: Sequence[Run]) -> tuple[list[str], int]:
     """Columns worth showing, and how many settings that differ are left out."""
     scores = [name for name in _SCORES if any(name in run.scores for run in runs)]
+    if "db2" in scores and "mse" in scores:
+        scores.remove("mse")  # the same on another scale
     keys = differing_keys(runs)
     return [*_BEFORE, *scores, *keys[:_DIFFERENCES], *_AFTER], len(keys[_DIFFERENCES:])
 

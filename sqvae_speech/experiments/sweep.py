@@ -116,7 +116,7 @@ class Sweep:
         for number, trial in enumerate(self.trials, start=1):
             before = self.outcome(trial)
             place = f"[{number}/{len(self.trials)}] {trial.name}"
-            if before.state == State.DONE or (before.state == State.DIVERGED and not retry):
+            if before.state in (State.DONE, State.BUSY) or (before.state == State.DIVERGED and not retry):
                 logger.info("%s: %s already", place, before.state)
                 continue
             folder = before.folder
