@@ -13,6 +13,7 @@ from torch import nn
 from sqvae_speech.config import to_dict
 from sqvae_speech.training.environment import redact
 from sqvae_speech.training.finite import DivergedError
+from sqvae_speech.training.lock import lock_run
 from sqvae_speech.training.metrics_log import MetricsLog
 from sqvae_speech.training.progress import Meter, ProgressLine
 from sqvae_speech.training.record import RunRecord, harmless
@@ -33,7 +34,7 @@ class RunFollower:
         progress: show a progress line.
 
     Raises:
-        UserError: a tracker that is unknown, not installed, or does not start.
+        UserError: another process trains in the folder; a tracker that is unknown, not installed, or does not start.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class RunFollower:
         if not self.main:
             progress = False
         else:
-            exp_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_run(exp_dir)
             self.record = RunRecord(exp_dir)
             self.metrics = MetricsLog(exp_dir, task.curves, step)
             self.trackers = open_trackers(
@@ -87,6 +88,7 @@ class RunFollower:
             self._plot()
         self.metrics.close()
         self.trackers.close()
+        self._lock.close()
 
     @property
     def plots_dir(self) -> Path | None:

@@ -17,6 +17,7 @@ from toy_task import ToyConfig, ToyLoader, column, settings, toy, weights
 from sqvae_speech.errors import UserError
 from sqvae_speech.training.config import AutoencoderTrainingConfig
 from sqvae_speech.training.interruption import Interrupted
+from sqvae_speech.training.lock import lock_run
 from sqvae_speech.training.schedules import temperature_at
 from sqvae_speech.training.task import Place
 from sqvae_speech.training.trainer import train
@@ -234,6 +235,21 @@ def test_a_full_disk_is_reported_and_leaves_the_last_checkpoint(tmp_path):
     run(exp_dir, num_steps=15)
     run(tmp_path / "whole", num_steps=15)
     assert torch.equal(weights(exp_dir, 15)["linear.weight"], weights(tmp_path / "whole", 15)["linear.weight"])
+
+
+def test_a_folder_is_trained_in_by_one_run_at_a_time(tmp_path):
+    class Second(ToyLoader):
+        def __iter__(self):
+            if self.position == 0:
+                with pytest.raises(UserError, match=r"is being trained in by process \d+ on"):
+                    lock_run(tmp_path)  # another open file: as another process has it
+            return super().__iter__()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toy_task.ToyLoader", Second)
+        run(tmp_path)
+    assert column(tmp_path, "loss") != []
+    run(tmp_path, num_steps=11)  # it is free again
 
 
 # ---- kills
