@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class Adam(torch.optim.Adam):
-    """``torch.optim.Adam(fused=True)`` that sees channels-last parameters in the order of their memory.
+    """``torch.optim.AdamW(fused=True)``, without weight decay where a group has none, that sees channels-last parameters in the order of their memory.
 
     On a CPU the fused step copies what is not contiguous, which takes as long as the step itself, and pairs a
     parameter with its gradient by their places in memory, silently wrong where the two have different layouts
@@ -13,7 +13,7 @@ class Adam(torch.optim.Adam):
     """
 
     def __init__(self, params, lr: float = 1e-3):
-        super().__init__(params, lr=lr, fused=True)
+        super().__init__(params, lr=lr, fused=True, decoupled_weight_decay=True)
 
     def load_state_dict(self, state_dict) -> None:
         super().load_state_dict(state_dict)
