@@ -5,11 +5,11 @@ from torch import Tensor
 
 
 class Adam(torch.optim.Adam):
-    """``torch.optim.AdamW(fused=True)``, without weight decay where a group has none, that sees channels-last parameters in the order of their memory.
+    """Fused AdamW, which is Adam where a group has no weight decay, on parameters in the order of their memory.
 
-    On a CPU the fused step copies what is not contiguous, which takes as long as the step itself, and pairs a
-    parameter with its gradient by their places in memory, silently wrong where the two have different layouts
-    (PyTorch 2.11).
+    On a CPU the fused step of torch.optim copies channels-last parameters, which takes as long as the step itself,
+    and pairs a parameter with its gradient by their places in memory, silently wrong where the two have different
+    layouts (PyTorch 2.11).
     """
 
     def __init__(self, params, lr: float = 1e-3):
