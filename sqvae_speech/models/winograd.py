@@ -140,6 +140,7 @@ def from_planes(
 
 def _call(function: str, sequence: Tensor, planes: Tensor, matrix: Tensor, layout: Layout, window: int) -> None:
     assert sequence.is_contiguous()
+    assert planes.is_contiguous()
     matrix = matrix.contiguous()
     batch, length, channels = sequence.shape
     arguments = _Transform(
@@ -154,7 +155,7 @@ def _call(function: str, sequence: Tensor, planes: Tensor, matrix: Tensor, layou
         half=planes.dtype == torch.bfloat16,
         matrix=matrix.data_ptr(),
         sequence=sequence.data_ptr(),
-        transformed=planes.contiguous().data_ptr(),
+        transformed=planes.data_ptr(),
     )
     native.call(function, arguments)
 
