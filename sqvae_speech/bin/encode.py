@@ -136,7 +136,7 @@ def encode_wavs(args: argparse.Namespace) -> int:
         )
         one = deduplicate(one) if args.deduplicate else one
         if args.output is None:
-            print(text_line(one, meta, "gslm", codebook=args.codebook), flush=True)
+            print(text_line(one, meta, codebook=args.codebook), flush=True)
         stored.append(one)
     if args.output is not None:
         write_units(args.output, stored, meta)

@@ -13,7 +13,8 @@ from sqvae_speech.data.index import Entry, ShardIndex
 from sqvae_speech.data.reader import ShardReader, UtteranceMel
 from sqvae_speech.errors import UserError
 from sqvae_speech.units.batches import MelBatch, in_order
-from sqvae_speech.units.formats import TEXT_FORMS, format_of, write_format
+from sqvae_speech.units.formats import write_format
+from sqvae_speech.units.forms.table import PARQUET, file_of, format_of
 from sqvae_speech.units.parts import PART_FRAMES, PartUnits, Processes, divide, encode_in_parts
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
 from sqvae_speech.units.store import UnitStoreMeta, read_units
@@ -165,13 +166,11 @@ def encoder_dtype(bundle: "SpeechBundle") -> str:
 
 
 def export(path: str | os.PathLike, formats: Sequence[str], *, codebook: int | None = None) -> list[Path]:
-    """Write text forms of a store beside it; returns the files, the dictionaries among them."""
+    """Write other forms of a store beside it; returns the files, dictionaries and sidecars among them."""
     files: list[Path] = []
-    if text := [name for name in formats if name in TEXT_FORMS]:
-        store = read_units(path)
-        for name in text:
-            target = Path(path).with_suffix(TEXT_FORMS[name].suffix)
-            files += write_format(target, store, name, codebook=codebook)
+    for name in formats:
+        if name != PARQUET:
+            files += write_format(file_of(path, name), read_units(path), name, codebook=codebook)
     return files
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sqvae_speech.errors import UserError
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate, expand
-from sqvae_speech.units.store import UnitStore, UnitStoreMeta
+from sqvae_speech.units.store import UnitSource
 
 
 def code_counts(units: Iterable[UtteranceUnits], codebook_size: int, num_codebooks: int = 1) -> np.ndarray:
@@ -91,7 +91,7 @@ class UnitStatistics:
         return values
 
 
-def unit_statistics(store: UnitStore) -> UnitStatistics:
+def unit_statistics(store: UnitSource) -> UnitStatistics:
     """Summarise a store.
 
     - ``perplexity``, ``usage``, ``used``: a number a codebook, over units as stored.
@@ -102,8 +102,9 @@ def unit_statistics(store: UnitStore) -> UnitStatistics:
     - ``bitrate_deduplicated``: the same as ``bitrate`` once runs are collapsed and their durations thrown away.
     - ``durations``: run lengths in steps, None when the units are deduplicated and their durations are not known.
 
-    D is the number of mel frames times their hop where the store knows both, else the number of units over the frame
-    rate (which misses the frame lost at each edge); without a frame rate there is no bitrate.
+    D is the number of samples over their rate where the store knows both, else that of mel frames times their hop,
+    else the number of units over the frame rate (which misses the frame lost at each edge); otherwise there is no
+    bitrate.
 
     Raises:
         UserError: for a store without a single unit.
@@ -122,17 +123,18 @@ def unit_statistics(store: UnitStore) -> UnitStatistics:
         _count_symbols(runs, collapsed)
         if runs.durations is not None:
             histogram.update(runs.durations.tolist())
-        seconds += _seconds(utterance, meta)
+        known = meta.seconds(utterance)
+        seconds += math.nan if known is None else known  # one that is not known makes the sum unknown
         # run lengths of units that were deduplicated without their durations would all be 1, and mean nothing
         runs_known = runs_known and (utterance.durations is not None or not meta.deduplicated)
     total = symbols.total()
     if total == 0:
         raise UserError(f"{store.name}: no units in {utterances} utterances; nothing to summarise")
-    known = math.isfinite(seconds) and seconds > 0
+    timed = math.isfinite(seconds) and seconds > 0
     return UnitStatistics(
         utterances=utterances,
         units=total,
-        seconds=seconds if known else None,
+        seconds=seconds if timed else None,
         codebook_size=meta.codebook_size,
         num_codebooks=meta.num_codebooks,
         frame_rate=meta.frame_rate,
@@ -141,9 +143,9 @@ def unit_statistics(store: UnitStore) -> UnitStatistics:
         usage=[usage(book) for book in counts],
         used=[int(np.count_nonzero(book)) for book in counts],
         entropy=_entropy(symbols),
-        bitrate=total / seconds * _entropy(symbols) if known else None,
-        bitrate_maximum=total / seconds * meta.num_codebooks * math.log2(meta.codebook_size) if known else None,
-        bitrate_deduplicated=collapsed.total() / seconds * _entropy(collapsed) if known else None,
+        bitrate=total / seconds * _entropy(symbols) if timed else None,
+        bitrate_maximum=total / seconds * meta.num_codebooks * math.log2(meta.codebook_size) if timed else None,
+        bitrate_deduplicated=collapsed.total() / seconds * _entropy(collapsed) if timed else None,
         durations=_durations(histogram, meta.frame_rate) if runs_known else None,
     )
 
@@ -220,12 +222,3 @@ def _count_symbols(utterance: UtteranceUnits, symbols: Counter[bytes]) -> None:
 
 def _entropy(symbols: Counter[bytes]) -> float:
     return entropy_bits(list(symbols.values()))
-
-
-def _seconds(utterance: UtteranceUnits, meta: UnitStoreMeta) -> float:
-    """Duration of the recording; nan when it cannot be known, which makes the sum nan."""
-    if utterance.num_frames is not None and meta.mel_spec is not None:
-        return utterance.num_frames * meta.mel_spec["hop_length"] / meta.mel_spec["sample_rate"]
-    if meta.frame_rate is None or (meta.deduplicated and utterance.durations is None):
-        return math.nan
-    return utterance.total_units / meta.frame_rate
