@@ -92,7 +92,7 @@ def test_a_dictionary_is_not_taken_from_under_other_files(tmp_path, store):
 def test_a_dictionary_in_another_order_is_refused(tmp_path, store):
     write_format(tmp_path / "test.km", store)
     (tmp_path / "dict.km.txt").write_text("5 100\n3 20\n")
-    with pytest.raises(UserError, match=r"dict\.km\.txt:1: '5 100'"):
+    with pytest.raises(UserError, match=r"dict\.km\.txt:1: '5' where '0' is needed"):
         read_format(tmp_path / "test.km")
 
 

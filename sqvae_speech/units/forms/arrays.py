@@ -73,7 +73,7 @@ def read_speechbrain(path: Path, meta: UnitStoreMeta, options: ReadOptions) -> I
         length = int(lengths[0])
         if np.any(lengths != length) or not real[:length].all():
             raise ValueError(
-                f"layers with {lengths.tolist()} tokens: each was deduplicated by itself, or 0 lies within"
+                f"layers have {lengths.tolist()} tokens: deduplicated each by itself, or with 0 within"
             )
         return tokens[:length].T - shift
 
