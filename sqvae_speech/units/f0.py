@@ -1,9 +1,8 @@
 """Fundamental frequency, one value a unit."""
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,9 @@ from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.sources import WavSource
 from sqvae_speech.audio.stream import Resampler
 from sqvae_speech.errors import UserError
+
+if TYPE_CHECKING:
+    from sqvae_speech.models.speech import SpeechModel
 
 _CHUNK_FRAMES = 3000  # tracked at a time: 30 s at 100 frames a second
 _MARGIN_FRAMES = 50  # tracked around each chunk and thrown away
@@ -37,28 +39,28 @@ class F0:
         """Raise :class:`UserError` for a range that is none."""
         if not 20 <= self.minimum < self.maximum <= sample_rate / 4:
             raise UserError(
-                f"--f0-range {self.minimum:g} {self.maximum:g}; legal is from 20 Hz up to {sample_rate / 4:g} Hz, the "
-                "lower first"
+                f"--f0-range {self.minimum:g} {self.maximum:g}; legal is 20 to {sample_rate / 4:g} Hz, lower first"
             )
 
 
-def f0_of_units(source: WavSource, spec: MelSpec, first_frame: int, num_units: int, settings: F0) -> np.ndarray:
+def f0_of_units(source: WavSource, spec: MelSpec, model: "SpeechModel", num_units: int, settings: F0) -> np.ndarray:
     """The F0 of every unit of a wav, in memory that does not grow with its length where the wav is read in blocks.
 
-    A unit has two mel frames. F0 is tracked at the middle of every frame; that of a unit is the mean over those of its
-    frames that are voiced, and 0 when neither is.
+    F0 is tracked at the middle of every mel frame; that of a unit is the mean over those of its frames that are
+    voiced, and 0 when none is.
 
     Args:
         source: the wav, at any rate.
         spec: of the log-mel, which says where frames are.
-        first_frame: the mel frame with which unit 0 begins.
+        model: says which frames a unit has.
         num_units: U.
         settings: the range.
 
     Returns:
         (U,) float32, Hz.
     """
-    frames = track_f0(source, spec, first_frame + 2 * num_units, settings)[first_frame:].reshape(num_units, 2)
+    first, each = model.first_frame, model.frames_per_unit
+    frames = track_f0(source, spec, first + each * num_units, settings)[first:].reshape(num_units, each)
     voiced = frames > 0
     return (frames.sum(axis=1) / np.maximum(voiced.sum(axis=1), 1)).astype(np.float32)
 

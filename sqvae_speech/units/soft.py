@@ -102,7 +102,9 @@ def soft_columns(
     for number, (part, spread) in enumerate(_blocks(z, log_var)):
         one = (part[None], None if spread is None else spread[None])
         if wanted.entropy or wanted.top_k:
-            posterior = quantizer.posterior(*one)[0].reshape(len(part), books, -1).transpose(0, 1)  # (N, u, K)
+            posterior = (
+                quantizer.posterior(*one)[0].reshape(len(part), books, quantizer.codebook_size).transpose(0, 1)
+            )
             if wanted.entropy:
                 entropy = torch.special.entr(posterior).sum(dim=-1)
                 found.setdefault("entropy", []).append(entropy.cpu().numpy())

@@ -84,7 +84,7 @@ def test_pgslm(store, data_dir, tmp_path):
         {"audio": "p225_002.wav", "duration": 0.0, "cpc_km100": "", "speaker": "p225"},
         {"audio": "p225_001.wav", "duration": 0.02, "cpc_km100": "0"},
     ]
-    with pytest.raises(UserError, match="pgslm.jsonl:1: no 'hubert_km100'; give --key, perhaps one of: cpc_km100"):
+    with pytest.raises(UserError, match="1: no 'hubert_km100'; give --key, perhaps one of: cpc_km100"):
         read_format(tmp_path / "a.pgslm.jsonl")
     assert codes(read_format(tmp_path / "a.pgslm.jsonl", key="cpc_km100")) == codes(store)
     write_format(tmp_path / "b.pgslm.jsonl", store, data_dir=data_dir)

@@ -72,9 +72,7 @@ def read_speechbrain(path: Path, meta: UnitStoreMeta, options: ReadOptions) -> I
         lengths = real.sum(axis=0)
         length = int(lengths[0])
         if np.any(lengths != length) or not real[:length].all():
-            raise ValueError(
-                f"layers have {lengths.tolist()} tokens: deduplicated each by itself, or with 0 within"
-            )
+            raise ValueError(f"layers have {lengths.tolist()} tokens: deduplicated each by itself, or with 0 within")
         return tokens[:length].T - shift
 
     return _read_archive(path, meta, codes)
