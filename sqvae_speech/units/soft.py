@@ -97,14 +97,12 @@ def soft_columns(
         Of ``entropy`` (N, U), ``top_codes`` and ``top_probabilities`` (N, U, k), ``samples`` (S, N, U), those wanted.
     """
     quantizer = model.quantizer
-    books = quantizer.num_codebooks
+    books, size = quantizer.num_codebooks, quantizer.codebook_size
     found: dict[str, list[np.ndarray]] = {}
     for number, (part, spread) in enumerate(_blocks(z, log_var)):
         one = (part[None], None if spread is None else spread[None])
         if wanted.entropy or wanted.top_k:
-            posterior = (
-                quantizer.posterior(*one)[0].reshape(len(part), books, quantizer.codebook_size).transpose(0, 1)
-            )
+            posterior = quantizer.posterior(*one)[0].reshape(-1, books, size).transpose(0, 1)
             if wanted.entropy:
                 entropy = torch.special.entr(posterior).sum(dim=-1)
                 found.setdefault("entropy", []).append(entropy.cpu().numpy())
