@@ -144,7 +144,6 @@ def encode_wavs(args: argparse.Namespace) -> int:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("recordings on the command line are for one process; for many, list them in a --data-dir")
-    check_options(forms(args))
     # a file that is not there should stop us before the first is encoded
     recordings = [
         Recording(legal_id(Path(path).stem, path), recording_source(path, args.channel)) for path in args.wavs
@@ -152,6 +151,7 @@ def encode_wavs(args: argparse.Namespace) -> int:
     tokenizer = SpeechTokenizer.from_pretrained(args.model, device=args.device, dtype=args.dtype)
     columns = columns_wanted(args)
     meta = store_meta(tokenizer.bundle, deduplicated=args.deduplicate, **columns)
+    check_options(forms(args), meta, args.codebook)
     reader = WavReader(tokenizer.network, tokenizer.logmel)
 
     def units() -> Iterator[Any]:

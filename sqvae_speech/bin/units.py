@@ -5,9 +5,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
+
+if TYPE_CHECKING:
+    from sqvae_speech.units.store import UnitSource
 
 
 def parser() -> ArgumentParser:
@@ -94,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return {"convert": _convert, "stats": _stats, "show": _show}[args.verb](args, _open(args, args.input, args.form))
 
 
-def _open(args, path, form):
+def _open(args: argparse.Namespace, path: str, form: str | None) -> "UnitSource":
     from sqvae_speech.units.formats import open_format
     from sqvae_speech.units.forms.base import ReadOptions
 
@@ -109,7 +113,7 @@ def _open(args, path, form):
     return open_format(path, form, options)
 
 
-def _convert(args, source) -> int:
+def _convert(args: argparse.Namespace, source: "UnitSource") -> int:
     from sqvae_speech.units.formats import write_format
     from sqvae_speech.units.store import deduplicated, expanded, one_sample
 
@@ -129,7 +133,7 @@ def _convert(args, source) -> int:
     return 0
 
 
-def _stats(args, source) -> int:
+def _stats(args: argparse.Namespace, source: "UnitSource") -> int:
     from sqvae_speech.data.files import write_text
     from sqvae_speech.plots import plot_code_histogram
     from sqvae_speech.units.statistics import code_counts, summary, unit_statistics
@@ -143,7 +147,7 @@ def _stats(args, source) -> int:
     return 0
 
 
-def _show(args, source) -> int:
+def _show(args: argparse.Namespace, source: "UnitSource") -> int:
     from sqvae_speech.units.show import describe_source, describe_utterance
     from sqvae_speech.units.store import UnitStore
 
@@ -168,7 +172,7 @@ def _show(args, source) -> int:
     return 0
 
 
-def _diff(args) -> int:
+def _diff(args: argparse.Namespace) -> int:
     from sqvae_speech.units.diff import diff_units, report
     from sqvae_speech.units.store import one_codebook
 

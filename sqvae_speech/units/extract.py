@@ -16,7 +16,7 @@ from sqvae_speech.errors import UserError
 from sqvae_speech.models.streaming import Reader, read_indices
 from sqvae_speech.units.batches import MelBatch, in_order
 from sqvae_speech.units.f0 import F0, f0_of_units
-from sqvae_speech.units.formats import write_format
+from sqvae_speech.units.formats import check_fits, write_format
 from sqvae_speech.units.forms.table import PARQUET, file_of, format_of
 from sqvae_speech.units.parts import PART_FRAMES, PartUnits, Processes, divide, encode_in_parts
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
@@ -162,8 +162,8 @@ def encode_shards(
         UserError: for shards of another MelSpec, damaged shards, a format that is not known, columns that cannot be
             had, or recordings that are not those of the shards.
     """
-    check_options(formats, max_frames=max_frames, part_frames=part_frames)
     meta = store_meta(bundle, deduplicated=deduplicated, soft=soft, f0=f0)
+    check_options(formats, meta, codebook, max_frames=max_frames, part_frames=part_frames)
     index = ShardIndex.load(Path(shards))
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
     reader = ShardReader(index)
@@ -195,10 +195,13 @@ def encode_shards(
     return [Path(output), *export(output, formats, codebook=codebook)] if joined else []
 
 
-def check_options(formats: Sequence[str], **sizes: int) -> None:
-    """Raise :class:`UserError` for an unknown form, or for a size below 1, before the work is done."""
+def check_options(formats: Sequence[str], meta: UnitStoreMeta, codebook: int | None, **sizes: int) -> None:
+    """Raise :class:`UserError` for a form that is unknown or cannot hold the units, or for a size below 1.
+
+    Before the work is done, not after it.
+    """
     for name in formats:
-        format_of("", name)
+        check_fits(meta, format_of("", name), codebook)
     for name, size in sizes.items():
         if size < 1:
             raise UserError(f"--{name.replace('_', '-')} {size}; at least 1 is needed")

@@ -137,10 +137,10 @@ def encode_data_dir(
     Raises:
         UserError: for a directory that is not valid, a format that is not known, too many unreadable utterances.
     """
-    check_options(formats, part_frames=part_frames)
     if max_bad < 0:
         raise UserError(f"--max-bad {max_bad}; legal is 0 or more")
     meta = store_meta(bundle, deduplicated=deduplicated, soft=soft, f0=f0)
+    check_options(formats, meta, codebook, part_frames=part_frames)
     data = DataDir.read(data_dir, allow_pipes)
     spec = bundle.mel_spec
     reader = WavReader(bundle.model, LogMel(spec).to(device))

@@ -22,7 +22,16 @@ from sqvae_speech.units.forms.sidecar import describe, write_sidecar
 from sqvae_speech.units.forms.table import FORMS, PARQUET, format_of
 from sqvae_speech.units.meta import UnitStoreMeta, with_frame_rate
 from sqvae_speech.units.sequences import UtteranceUnits
-from sqvae_speech.units.store import UnitSource, UnitStore, checked, one_codebook, read_units, store_of, write_units
+from sqvae_speech.units.store import (
+    UnitSource,
+    UnitStore,
+    check_codebook,
+    checked,
+    one_codebook,
+    read_units,
+    store_of,
+    write_units,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +72,8 @@ def write_format(
         write_units(path, _not_empty(source), source.meta)
         return [path]
     form = FORMS[name]
-    source = _fitting(store, form, name, codebook)
+    check_fits(store.meta, name, codebook)
+    source = _fitting(store, form, codebook)
     options = WriteOptions(key, None if data_dir is None else recordings_of(data_dir))
     if form.folder:
         with whole_folder(path) as part:
@@ -98,16 +108,13 @@ def _not_empty(source: UnitSource) -> Iterator[UtteranceUnits]:
         raise UserError(f"{source.name}: no utterances; there is nothing to write")
 
 
-def _fitting(source: UnitSource, form: Form, name: str, codebook: int | None) -> UnitSource:
-    """The units as the form holds them, with the metadata that then is true."""
-    meta = source.meta
-    if codebook is not None:
-        source = one_codebook(source, codebook)
-    elif meta.num_codebooks > 1 and not form.several_codebooks:
-        raise UserError(
-            f"the units have {meta.num_codebooks} codebooks and {name} holds one; choose one with --codebook "
-            f"0 to {meta.num_codebooks - 1}"
-        )
+def check_fits(meta: UnitStoreMeta, name: str, codebook: int | None = None) -> None:
+    """Raise :class:`UserError` when a format cannot hold units of this description."""
+    if name == PARQUET:
+        return
+    form = FORMS[name]
+    if not form.several_codebooks:
+        require_one_codebook(meta, codebook, name)
     if form.largest_codebook is not None and meta.codebook_size > form.largest_codebook:
         raise UserError(
             f"the codebook has {meta.codebook_size} codes, and {name} has symbols for {form.largest_codebook}; take "
@@ -117,11 +124,31 @@ def _fitting(source: UnitSource, form: Form, name: str, codebook: int | None) ->
         raise UserError(f"{name} holds deduplicated units, and these are not; give --deduplicate")
     if form.runs is False and meta.deduplicated:
         raise UserError(f"{name} holds units that are not deduplicated, and these are; give --expand")
-    kept = {"f0": None, "entropy": False, "top_k": 0, "sample_seeds": ()}
-    for field, column in (("f0", "f0"), ("entropy", "entropy"), ("top_k", "top_codes"), ("sample_seeds", "samples")):
-        if column in form.holds:
-            kept[field] = getattr(meta, field)
-    return UnitSource(replace(source.meta, **kept), source.__iter__, source.name)  # type: ignore[arg-type]
+
+
+def require_one_codebook(meta: UnitStoreMeta, codebook: int | None, what: str) -> int:
+    """The codebook chosen, or the only one there is. :class:`UserError` when there are several and none is chosen."""
+    if codebook is None and meta.num_codebooks > 1:
+        raise UserError(
+            f"the units have {meta.num_codebooks} codebooks and {what} holds one; choose one with --codebook 0 to "
+            f"{meta.num_codebooks - 1}"
+        )
+    return check_codebook(meta, codebook or 0)
+
+
+def _fitting(source: UnitSource, form: Form, codebook: int | None) -> UnitSource:
+    """The units as the form holds them, with the metadata that then is true."""
+    if codebook is not None:
+        source = one_codebook(source, codebook)
+    meta = source.meta
+    kept = replace(
+        meta,
+        f0=meta.f0 if "f0" in form.holds else None,
+        entropy=meta.entropy and "entropy" in form.holds,
+        top_k=meta.top_k if "top_codes" in form.holds else 0,
+        sample_seeds=meta.sample_seeds if "samples" in form.holds else (),
+    )
+    return UnitSource(kept, source.__iter__, source.name)
 
 
 def text_line(units: UtteranceUnits, meta: UnitStoreMeta, *, codebook: int | None = None) -> str:
@@ -130,14 +157,7 @@ def text_line(units: UtteranceUnits, meta: UnitStoreMeta, *, codebook: int | Non
     Raises:
         UserError: several codebooks, and none chosen.
     """
-    if codebook is None and meta.num_codebooks > 1:
-        raise UserError(
-            f"the units have {meta.num_codebooks} codebooks and a line holds one; choose one with --codebook 0 to "
-            f"{meta.num_codebooks - 1}"
-        )
-    if not 0 <= (codebook or 0) < meta.num_codebooks:
-        raise UserError(f"no codebook {codebook}; legal: 0 to {meta.num_codebooks - 1}")
-    return gslm_line(units, codebook or 0)
+    return gslm_line(units, require_one_codebook(meta, codebook, "a line"))
 
 
 def open_format(path: str | os.PathLike, format: str | None = None, options: ReadOptions | None = None) -> UnitSource:

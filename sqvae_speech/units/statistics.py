@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,16 +111,16 @@ def unit_statistics(store: UnitSource) -> UnitStatistics:
     """
     meta = store.meta
     counts = np.zeros((meta.num_codebooks, meta.codebook_size), dtype=np.int64)
-    symbols: Counter[bytes] = Counter()
-    collapsed: Counter[bytes] = Counter()
+    symbols: Counter[Hashable] = Counter()
+    collapsed: Counter[Hashable] = Counter()
     histogram: Counter[int] = Counter()
     seconds, utterances, runs_known = 0.0, 0, True
     for utterance in store:
         utterances += 1
         counts += code_counts([utterance], meta.codebook_size, meta.num_codebooks)
-        _count_symbols(utterance, symbols)
+        _count_symbols(utterance, meta.codebook_size, symbols)
         runs = deduplicate(utterance)
-        _count_symbols(runs, collapsed)
+        _count_symbols(runs, meta.codebook_size, collapsed)
         if runs.durations is not None:
             histogram.update(runs.durations.tolist())
         known = meta.seconds(utterance)
@@ -213,12 +213,19 @@ def _durations(histogram: Counter[int], frame_rate: float | None) -> UnitDuratio
     )
 
 
-def _count_symbols(utterance: UtteranceUnits, symbols: Counter[bytes]) -> None:
-    # a column of codes as bytes: one hashable symbol however many codebooks there are
-    columns, counts = np.unique(utterance.codes.T, axis=0, return_counts=True)
-    for column, count in zip(columns, counts, strict=True):
-        symbols[column.tobytes()] += int(count)
+def _count_symbols(utterance: UtteranceUnits, codebook_size: int, symbols: Counter[Hashable]) -> None:
+    """Count units, each a column of codes, as one hashable symbol however many codebooks there are."""
+    codes = utterance.codes
+    if codebook_size ** len(codes) < 1 << 63:  # a number of so many digits to the base K; sorting rows takes longer
+        digits = codebook_size ** np.arange(len(codes), dtype=np.int64)
+        numbers, counts = np.unique(digits @ codes, return_counts=True)
+        found = zip(numbers.tolist(), counts.tolist(), strict=True)
+    else:
+        columns, counts = np.unique(codes.T, axis=0, return_counts=True)
+        found = zip(map(bytes, columns), counts.tolist(), strict=True)
+    for symbol, count in found:
+        symbols[symbol] += count
 
 
-def _entropy(symbols: Counter[bytes]) -> float:
+def _entropy(symbols: Counter[Hashable]) -> float:
     return entropy_bits(list(symbols.values()))

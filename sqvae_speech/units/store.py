@@ -193,6 +193,13 @@ def expanded(source: UnitSource) -> UnitSource:
     return UnitSource(replace(source.meta, deduplicated=False), units, source.name)
 
 
+def check_codebook(meta: UnitStoreMeta, number: int) -> int:
+    """Return ``number`` if there is such a codebook, else raise :class:`UserError`."""
+    if not 0 <= number < meta.num_codebooks:
+        raise UserError(f"no codebook {number}; legal: 0 to {meta.num_codebooks - 1}")
+    return number
+
+
 def one_codebook(source: UnitSource, number: int) -> UnitSource:
     """One of several codebooks. Of deduplicated units, runs that only this codebook has are collapsed too.
 
@@ -200,8 +207,7 @@ def one_codebook(source: UnitSource, number: int) -> UnitSource:
         UserError: there is no such codebook.
     """
     meta = source.meta
-    if not 0 <= number < meta.num_codebooks:
-        raise UserError(f"no codebook {number}; legal: 0 to {meta.num_codebooks - 1}")
+    check_codebook(meta, number)
     if meta.num_codebooks == 1:
         return source
 

@@ -78,6 +78,18 @@ def test_a_failure_midway_leaves_nothing(name, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_companions_of_units_that_stay_are_not_removed(tmp_path, capsys):
+    row = UtteranceUnits("a", np.array([[1, 2]]), durations=np.array([1, 2]))
+    write_units(tmp_path / "a.parquet", [row], UnitStoreMeta(4, deduplicated=True))
+    write_units(tmp_path / "b.parquet", [UtteranceUnits("a", np.array([[1]]))], UnitStoreMeta(5))
+    for name in ("a", "other"):
+        assert main(["units", "convert", str(tmp_path / "a.parquet"), str(tmp_path / "out" / f"{name}.units")]) == 0
+    capsys.readouterr()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    refused(["convert", tmp_path / "b.parquet", tmp_path / "out" / "a.units"], capsys, "serves other.units")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_what_was_there_stays_when_writing_fails(tmp_path, capsys):
     good, bad = tmp_path / "good.gslm", tmp_path / "bad.gslm"
     good.write_text("a|1 2\nb|2 2\n")

@@ -114,3 +114,11 @@ def test_what_cannot_be_known_is_none():
     assert lost.durations is lost.bitrate is None
     with pytest.raises(UserError, match="no units in 1 utterances"):
         unit_statistics(store_of([UtteranceUnits("u", np.zeros((1, 0), int))], UnitStoreMeta(6)))
+
+
+def test_units_of_more_codes_than_a_number_holds():
+    rows = random_units(num_codebooks=8, codebook_size=512, count=3)
+    rows.append(UtteranceUnits("again", rows[0].codes, num_frames=9))
+    columns = Counter(tuple(column) for row in rows for column in row.codes.T.tolist())
+    found = unit_statistics(store_of(rows, UnitStoreMeta(512, 8, frame_rate=50.0)))
+    assert found.entropy == pytest.approx(entropy(list(columns.values()), base=2), rel=1e-12)

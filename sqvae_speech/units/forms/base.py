@@ -61,23 +61,34 @@ class WriteOptions:
 class Outputs:
     """Files that belong together: within the block all are written beside their names, at its end all are renamed.
 
-    When the block raises, none is.
+    When the block raises, none is, and what was there stays.
+
+    Attributes:
+        paths: of the files.
     """
 
     def __init__(self) -> None:
         self.paths: list[Path] = []
         self._stack = contextlib.ExitStack()
+        self._outdated: list[Path] = []
 
     def __enter__(self) -> "Outputs":
         return self
 
     def __exit__(self, *raised: Any) -> None:
         self._stack.__exit__(*raised)
+        if raised[0] is None:
+            for path in self._outdated:
+                path.unlink(missing_ok=True)
 
     def file(self, path: Path) -> Path:
         """Where to write what will be ``path``."""
         self.paths.append(path)
         return self._stack.enter_context(whole_file(path))
+
+    def outdate(self, path: Path) -> None:
+        """A file that, if it is there, belongs to what is now replaced, and would be read with what replaces it."""
+        self._outdated.append(path)
 
     def text(self, path: Path) -> TextIO:
         """A text file, open for writing."""

@@ -19,7 +19,11 @@ VERSION = 1
 
 def sidecar_path(path: Path, form: Form) -> Path:
     """Of a file or a folder of units."""
-    return path / "units.json" if form.folder else path.with_name(f"{path.name}.json")
+    if form.folder:
+        return path / "units.json"
+    if path.suffix == ".ark":  # an archive and its table are one
+        path = path.with_suffix(".scp")
+    return path.with_name(f"{path.name}.json")
 
 
 def write_sidecar(outputs: Outputs, path: Path, form: Form, name: str, meta: UnitStoreMeta, utterances: int) -> None:

@@ -85,7 +85,7 @@ def _write(outputs: Outputs, path: Path, units: Iterable[UtteranceUnits], meta: 
             ids.write(f"{one.utterance_id}\n")
     for name, suffix in COMPANIONS.items():
         if not there[name]:
-            path.with_suffix(suffix).unlink(missing_ok=True)  # of units that this file no longer holds
+            outputs.outdate(path.with_suffix(suffix))
 
 
 def _read(path: Path, meta: UnitStoreMeta, split: Callable[[int, str], tuple[str, str]]) -> Iterator[UtteranceUnits]:
