@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(columns.values()) and args.output is None:
         wanted = next(name for name, value in columns.items() if value)
         options.error(f"{wanted} is a column of a store: give --output")
+    if args.recordings and not (args.shards and args.f0):
+        options.error("--recordings is for --f0 with --shards")
     if args.stream:
         return encode_stream(args)
     if args.wavs:

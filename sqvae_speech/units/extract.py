@@ -238,13 +238,13 @@ def columns_of(
 
 def columns_without_units(num_codebooks: int, soft: SoftUnits) -> dict[str, np.ndarray]:
     """The same of an utterance that is too short for a unit."""
-    shapes = {"codes": (num_codebooks, 0)}
+    shapes: dict[str, tuple[int, ...]] = {"codes": (num_codebooks, 0)}
     if soft.entropy:
         shapes["entropy"] = (num_codebooks, 0)
     if soft.top_k:
-        shapes["top_codes"] = shapes["top_probabilities"] = (num_codebooks, 0, soft.top_k)  # type: ignore[assignment]
+        shapes["top_codes"] = shapes["top_probabilities"] = (num_codebooks, 0, soft.top_k)
     if soft.sample_seeds:
-        shapes["samples"] = (len(soft.sample_seeds), num_codebooks, 0)  # type: ignore[assignment]
+        shapes["samples"] = (len(soft.sample_seeds), num_codebooks, 0)
     return {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes.items()}
 
 

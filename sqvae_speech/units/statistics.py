@@ -82,6 +82,9 @@ class UnitStatistics:
     bitrate_maximum: float | None
     bitrate_deduplicated: float | None
     durations: UnitDurations | None
+    posterior_entropy: float | None
+    voiced: float | None
+    f0_mean: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON (whose keys are strings, so those of the histogram are too)."""
@@ -101,6 +104,8 @@ def unit_statistics(store: UnitSource) -> UnitStatistics:
     - ``bitrate_maximum``: bit/s if every code were as likely as every other, (n / D) N log2 K.
     - ``bitrate_deduplicated``: the same as ``bitrate`` once runs are collapsed and their durations thrown away.
     - ``durations``: run lengths in steps, None when the units are deduplicated and their durations are not known.
+    - ``posterior_entropy``: mean entropy of the posteriors that codes were chosen from, nats, where the store has it.
+    - ``voiced``, ``f0_mean``: the share of units that have an F0, and its mean, Hz, where the store has it.
 
     D is the number of samples over their rate where the store knows both, else that of mel frames times their hop,
     else the number of units over the frame rate (which misses the frame lost at each edge); otherwise there is no
@@ -115,6 +120,7 @@ def unit_statistics(store: UnitSource) -> UnitStatistics:
     collapsed: Counter[Hashable] = Counter()
     histogram: Counter[int] = Counter()
     seconds, utterances, runs_known = 0.0, 0, True
+    uncertainty, voiced, pitch = 0.0, 0, 0.0
     for utterance in store:
         utterances += 1
         counts += code_counts([utterance], meta.codebook_size, meta.num_codebooks)
@@ -125,6 +131,11 @@ def unit_statistics(store: UnitSource) -> UnitStatistics:
             histogram.update(runs.durations.tolist())
         known = meta.seconds(utterance)
         seconds += math.nan if known is None else known  # one that is not known makes the sum unknown
+        if utterance.entropy is not None:
+            uncertainty += float(utterance.entropy.sum(dtype=np.float64))
+        if utterance.f0 is not None:
+            voiced += int(np.count_nonzero(utterance.f0))
+            pitch += float(utterance.f0.sum(dtype=np.float64))
         # run lengths of units that were deduplicated without their durations would all be 1, and mean nothing
         runs_known = runs_known and (utterance.durations is not None or not meta.deduplicated)
     total = symbols.total()
@@ -147,6 +158,9 @@ def unit_statistics(store: UnitSource) -> UnitStatistics:
         bitrate_maximum=total / seconds * meta.num_codebooks * math.log2(meta.codebook_size) if timed else None,
         bitrate_deduplicated=collapsed.total() / seconds * _entropy(collapsed) if timed else None,
         durations=_durations(histogram, meta.frame_rate) if runs_known else None,
+        posterior_entropy=uncertainty / (total * meta.num_codebooks) if meta.entropy else None,
+        voiced=voiced / total if meta.f0 is not None else None,
+        f0_mean=pitch / voiced if voiced else None,
     )
 
 
@@ -174,6 +188,11 @@ def summary(statistics: UnitStatistics) -> str:
             f"a unit lasts {lasting.mean:.2f}{seconds} on average, median {lasting.median:g}, "
             f"at most {lasting.maximum}"
         )
+    if statistics.posterior_entropy is not None:
+        lines.append(f"posterior entropy {statistics.posterior_entropy:.3f} nats on average")
+    if statistics.voiced is not None:
+        mean = "" if statistics.f0_mean is None else f", F0 {statistics.f0_mean:.1f} Hz on average"
+        lines.append(f"{statistics.voiced:.1%} of units voiced{mean}")
     return "\n".join(lines)
 
 

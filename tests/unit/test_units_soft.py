@@ -175,6 +175,10 @@ def test_columns_need_a_store(world, capsys):
         main(["encode", str(world.root / "wavs" / "ann-1.wav"), "--model", str(world.model), "--entropy"])
     assert raised.value.code == 2
     assert "--entropy is a column of a store: give --output" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as raised:
+        main(["encode", "--data-dir", "x", "--model", "y", "--output", "z.parquet", "--f0", "--recordings", "x"])
+    assert raised.value.code == 2
+    assert "--recordings is for --f0 with --shards" in capsys.readouterr().err
 
 
 def test_recordings_that_are_not_those_of_the_shards(world, tmp_path):
