@@ -73,7 +73,9 @@ def _input(options: argparse.ArgumentParser, name: str, metavar: str = "INPUT") 
     options.add_argument("--codebook-size", type=int, metavar="K", help="for a file that came without its dictionary")
     options.add_argument("--num-codebooks", type=int, metavar="N", help="likewise")
     options.add_argument("--frame-rate", type=float, metavar="HZ", help="units a second, where no sidecar says it")
-    options.add_argument("--deduplicated", action="store_true", help="runs are collapsed, and no sidecar says so")
+    options.add_argument(
+        "--already-deduplicated", action="store_true", help="runs are collapsed, and no sidecar says so"
+    )
 
 
 def _table_of_forms() -> str:
@@ -106,7 +108,7 @@ def _open(args: argparse.Namespace, path: str, form: str | None) -> "UnitSource"
         codebook_size=args.codebook_size,
         num_codebooks=args.num_codebooks,
         frame_rate=args.frame_rate,
-        deduplicated=args.deduplicated,
+        deduplicated=args.already_deduplicated,
         ids=None if args.ids is None else Path(args.ids),
         key=args.key,
     )

@@ -184,7 +184,7 @@ def open_format(path: str | os.PathLike, format: str | None = None, options: Rea
                     f"{path} has a {field} of {found}, not {given}: units of another model, or a wrong value given"
                 )
         if options.deduplicated and not store.meta.deduplicated:
-            raise UserError(f"{path}: --deduplicated given, and the store says that they are not; leave it out")
+            raise UserError(f"{path}: --already-deduplicated given, and the store says that it is not; leave it out")
         store.meta = with_frame_rate(store.meta, options.frame_rate)
         return store
     form = FORMS[name]
@@ -207,7 +207,9 @@ def open_format(path: str | os.PathLike, format: str | None = None, options: Rea
             )
         if runs.suspicious and not meta.deduplicated:
             logger.warning(
-                "%s: no unit follows itself in %d; if they are deduplicated, say so: --deduplicated", path, runs.pairs
+                "%s: no unit follows itself in %d; if they are deduplicated, say so: --already-deduplicated",
+                path,
+                runs.pairs,
             )
 
     return UnitSource(meta, units, str(path))

@@ -114,7 +114,10 @@ def test_what_was_there_stays_when_writing_fails(tmp_path, capsys):
         (["stats", "a.gslm", "--codebook-size", "4", "--frame-rate", "0"], "frame rate 0"),
         (["stats", "a.gslm"], "nothing says how large the codebook is"),
         (["convert", "a.gslm", "a.gslm", "--codebook-size", "4"], "a.gslm is also the input"),
-        (["convert", "a.gslm", "b.km", "--codebook-size", "4", "--expand", "--deduplicated"], "cannot be expanded"),
+        (
+            ["convert", "a.gslm", "b.km", "--codebook-size", "4", "--expand", "--already-deduplicated"],
+            "cannot be expanded",
+        ),
         (["convert", "a.gslm", "b.km", "--codebook-size", "4", "--codebook", "1"], "no codebook 1; legal: 0 to 0"),
         (["convert", "a.gslm", "b.km", "--codebook-size", "4", "--num-codebooks", "2"], "the form holds one"),
         (["convert", "a.parquet", "b.km", "--data-dir", "nowhere"], "nowhere does not exist"),

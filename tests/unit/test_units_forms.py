@@ -313,7 +313,7 @@ def test_what_a_sidecar_says_is_not_overruled(store, tmp_path):
     with pytest.raises(UserError, match="the units are at 50 Hz"):
         open_format(tmp_path / "a.gslm", options=ReadOptions(frame_rate=25))
     write_format(tmp_path / "b.gslm", store)
-    with pytest.raises(UserError, match=r"--deduplicated given, and b\.gslm\.json says that they are not"):
+    with pytest.raises(UserError, match=r"--already-deduplicated given, and b\.gslm\.json says that it is not"):
         open_format(tmp_path / "b.gslm", options=ReadOptions(deduplicated=True))
     (tmp_path / "b.gslm").write_text("one|1 2 3\n")
     with pytest.raises(UserError, match=r"has 1 utterances, and its sidecar \(\.json\) was written for 3"):
@@ -328,7 +328,7 @@ def test_what_a_sidecar_says_is_not_overruled(store, tmp_path):
 def test_units_that_never_repeat_are_suspected(tmp_path, caplog):
     (tmp_path / "a.gslm").write_text(f"a|{' '.join(['1 2'] * 600)}\n")
     read_format(tmp_path / "a.gslm", codebook_size=4)
-    assert "no unit follows itself in 1199; if they are deduplicated, say so: --deduplicated" in caplog.text
+    assert "no unit follows itself in 1199; if they are deduplicated, say so: --already-deduplicated" in caplog.text
     caplog.clear()
     read_format(tmp_path / "a.gslm", codebook_size=4, deduplicated=True)
     (tmp_path / "a.gslm").write_text(f"a|{' '.join(['1 2 2'] * 600)}\n")

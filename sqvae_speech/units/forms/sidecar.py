@@ -80,10 +80,12 @@ def describe(path: Path, form: Form, options: ReadOptions) -> Described:
 
 def _runs(path: Path, form: Form, known: UnitStoreMeta | None, options: ReadOptions) -> bool:
     if form.runs is False and options.deduplicated:
-        raise UserError(f"{path}: units of this form are never deduplicated; leave out --deduplicated")
+        raise UserError(f"{path}: units of this form are never deduplicated; leave out --already-deduplicated")
     if known is not None and options.deduplicated and not known.deduplicated:
-        raise UserError(f"{path}: --deduplicated given, and {path.name}.json says that they are not; leave it out")
-    return True if options.deduplicated else bool(form.runs)
+        raise UserError(
+            f"{path}: --already-deduplicated given, and {path.name}.json says that it is not; leave it out"
+        )
+    return options.deduplicated or bool(form.runs)
 
 
 def _agreed(name: str, said: dict[str, dict[str, Any]]) -> Any:
