@@ -23,6 +23,7 @@ LAYERS = {
     "training": {"audio", "models", "data", "quantization", "plots"},
     "units": {"models", "data", "audio", "plots"},
     "evaluation": {"units", "models", "data", "audio", "plots"},
+    "experiments": {"training", "data", "plots"},
     "tokenizer": {"models", "audio", "units"},
 }
 LAYERS["bin"] = set(LAYERS)
