@@ -138,7 +138,7 @@ def encode_wavs(args: argparse.Namespace) -> int:
     from sqvae_speech.data.ids import legal_id
     from sqvae_speech.models.wavs import WavReader
     from sqvae_speech.tokenizer import SpeechTokenizer
-    from sqvae_speech.units.extract import check_options, export, store_meta
+    from sqvae_speech.units.extract import check_forms, export, store_meta
     from sqvae_speech.units.extract_wavs import Recording, encode_recordings
     from sqvae_speech.units.formats import text_line
     from sqvae_speech.units.sequences import deduplicate
@@ -153,7 +153,7 @@ def encode_wavs(args: argparse.Namespace) -> int:
     tokenizer = SpeechTokenizer.from_pretrained(args.model, device=args.device, dtype=args.dtype)
     columns = columns_wanted(args)
     meta = store_meta(tokenizer.bundle, deduplicated=args.deduplicate, **columns)
-    check_options(forms(args), meta, args.codebook)
+    check_forms(forms(args), meta, args.codebook)
     reader = WavReader(tokenizer.network, tokenizer.logmel)
 
     def units() -> Iterator[Any]:

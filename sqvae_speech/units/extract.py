@@ -163,7 +163,8 @@ def encode_shards(
             had, or recordings that are not those of the shards.
     """
     meta = store_meta(bundle, deduplicated=deduplicated, soft=soft, f0=f0)
-    check_options(formats, meta, codebook, max_frames=max_frames, part_frames=part_frames)
+    check_options(formats, max_frames=max_frames, part_frames=part_frames)
+    check_forms(formats, meta, codebook)
     index = ShardIndex.load(Path(shards))
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
     reader = ShardReader(index)
@@ -195,13 +196,16 @@ def encode_shards(
     return [Path(output), *export(output, formats, codebook=codebook)] if joined else []
 
 
-def check_options(formats: Sequence[str], meta: UnitStoreMeta, codebook: int | None, **sizes: int) -> None:
-    """Raise :class:`UserError` for a form that is unknown or cannot hold the units, or for a size below 1.
-
-    Before the work is done, not after it.
-    """
+def check_forms(formats: Sequence[str], meta: UnitStoreMeta, codebook: int | None) -> None:
+    """Raise :class:`UserError` for a form that is unknown or cannot hold the units, before they are there."""
     for name in formats:
         check_fits(meta, format_of("", name), codebook)
+
+
+def check_options(formats: Sequence[str], **sizes: int) -> None:
+    """Raise :class:`UserError` for an unknown form, or for a size below 1, before the work is done."""
+    for name in formats:
+        format_of("", name)
     for name, size in sizes.items():
         if size < 1:
             raise UserError(f"--{name.replace('_', '-')} {size}; at least 1 is needed")

@@ -20,6 +20,7 @@ from sqvae_speech.errors import UserError
 from sqvae_speech.models.wavs import LONG_SECONDS, WavReader
 from sqvae_speech.units.extract import (
     NOTHING,
+    check_forms,
     check_options,
     columns_of,
     encoder_dtype,
@@ -140,7 +141,8 @@ def encode_data_dir(
     if max_bad < 0:
         raise UserError(f"--max-bad {max_bad}; legal is 0 or more")
     meta = store_meta(bundle, deduplicated=deduplicated, soft=soft, f0=f0)
-    check_options(formats, meta, codebook, part_frames=part_frames)
+    check_options(formats, part_frames=part_frames)
+    check_forms(formats, meta, codebook)
     data = DataDir.read(data_dir, allow_pipes)
     spec = bundle.mel_spec
     reader = WavReader(bundle.model, LogMel(spec).to(device))

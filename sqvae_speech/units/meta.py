@@ -1,5 +1,6 @@
 """What the codes of a store mean."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ class UnitStoreMeta:
         entropy: the entropy of each unit's posterior is stored.
         top_k: so many most probable codes of each unit are stored; 0 for none.
         sample_seeds: the seeds of the sequences in ``samples``.
+        shape: ``(rows, columns)`` of the codes of an image, which are stored in raster order; None for speech.
         sampled: ``codes`` are not the most probable ones but a draw with this seed; None otherwise.
     """
 
@@ -37,14 +39,21 @@ class UnitStoreMeta:
     top_k: int = 0
     sample_seeds: tuple[int, ...] = ()
     sampled: int | None = None
+    shape: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sample_seeds", tuple(self.sample_seeds))  # JSON gives a list
+        object.__setattr__(self, "sample_seeds", tuple(self.sample_seeds))  # JSON gives lists
+        object.__setattr__(self, "shape", None if self.shape is None else tuple(self.shape))
         for name in ("codebook_size", "num_codebooks"):
             if not 1 <= getattr(self, name) < 2**31:
                 raise UserError(f"{name.replace('_', ' ')} {getattr(self, name)}; legal: 1 to 2^31 - 1")
         if self.frame_rate is not None and not 0 < self.frame_rate < float("inf"):
             raise UserError(f"frame rate {self.frame_rate}; it has to be a number of Hz above 0")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "UnitStoreMeta":
+        """The inverse of ``dataclasses.asdict``, also after JSON."""
+        return cls(**values)
 
     @property
     def optional_columns(self) -> list[str]:
@@ -70,6 +79,9 @@ class UnitStoreMeta:
                 f"{name}: code {worst} is outside a codebook of {self.codebook_size} (0 to "
                 f"{self.codebook_size - 1}): the codebook size given is not that of the model that made these units"
             )
+        if self.shape is not None and not self.deduplicated and codes.shape[1] != self.shape[0] * self.shape[1]:
+            rows, columns = self.shape
+            raise UserError(f"{name}: {codes.shape[1]} units, but the images of the store have {rows} x {columns}")
         if units.durations is not None and not self.deduplicated:
             raise UserError(f"{name}: has durations, but the store is not marked as deduplicated")
         for column in self.optional_columns:
@@ -116,4 +128,20 @@ def require_same_codebook(meta: UnitStoreMeta, codebook_size: int, num_codebooks
             raise UserError(
                 f"{what} has {name} {one}, {other} has {name} {two}: these are not its units; "
                 "use the model that made them, or encode again"
+            )
+
+
+def require_same_units(one: UnitStoreMeta, two: UnitStoreMeta, what: str, other: str) -> None:
+    """Raise :class:`UserError`, with both values, when the units of two stores cannot be modelled as one kind.
+
+    What only one of them says (a text form knows neither frame rate nor checkpoint) is not compared.
+    """
+    require_same_codebook(one, two.codebook_size, two.num_codebooks, what, other)
+    for name in ("deduplicated", "shape", "frame_rate", "checkpoint"):
+        first, second = getattr(one, name), getattr(two, name)
+        known = name in ("deduplicated", "shape") or None not in (first, second)
+        if known and first != second:
+            raise UserError(
+                f"{what} has {name} {first}, {other} has {name} {second}: units of different kinds; encode both with "
+                "one model, and deduplicate both or neither"
             )

@@ -20,7 +20,7 @@ LAYERS = {
     "audio": set(),
     "models": {"quantization", "audio"},
     "data": {"audio"},
-    "training": {"audio", "models", "data", "quantization", "plots"},
+    "training": {"audio", "models", "data", "quantization", "units", "plots"},
     "units": {"models", "data", "audio", "plots"},
     "evaluation": {"units", "models", "data", "audio", "plots"},
     "experiments": {"training", "data", "plots"},
