@@ -44,6 +44,22 @@ def unescape_id(escaped: str) -> str:
         raise UserError(f"{escaped!r} is not an id made by escape_id: its %XX are not UTF-8") from None
 
 
+def legal_id(name: str, where: str = "", kind: str = "utterance id") -> str:
+    """Return the id of something that another tool calls ``name``: the name, escaped where it is not legal as it is.
+
+    ``a.b`` becomes ``a%2Eb``, from which :func:`unescape_id` gives ``a.b`` back; ids of ours stay as they are.
+
+    Args:
+        name: any string.
+        where: prefix of the message.
+        kind: what the id names, for the message.
+
+    Raises:
+        UserError: an empty name, or one that is too long.
+    """
+    return check_id(escape_id(name) if any(map(_illegal, name)) else name, where, kind)
+
+
 def speaker_first(speaker: str, name: str) -> str:
     """Return ``speaker-name``, or ``name`` if it begins so: Kaldi wants utterances in the order of speakers."""
     return name if name.startswith(f"{speaker}-") else f"{speaker}-{name}"

@@ -10,8 +10,9 @@ from sqvae_speech.evaluation.report_files import number
 from sqvae_speech.models.pretrained_unit_lm import UnitLmBundle
 from sqvae_speech.units.blocks import UnitSequences
 from sqvae_speech.units.lm_scoring import MAX_SYMBOLS, sequence_nats
+from sqvae_speech.units.meta import UnitStoreMeta, require_same_units
 from sqvae_speech.units.statistics import unit_statistics
-from sqvae_speech.units.store import UnitStore, UnitStoreMeta, require_same_units
+from sqvae_speech.units.store import UnitStore
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from sqvae_speech.training.task import Place, StepOutput, Task
 from sqvae_speech.training.unit_lm_config import UnitLmTrainConfig
 from sqvae_speech.units.blocks import UnitBlockLoader, UnitSequences, facts_of, vocabulary_of
 from sqvae_speech.units.lm_scoring import sequence_nats
-from sqvae_speech.units.store import UnitStore, read_units, require_same_units
+from sqvae_speech.units.meta import require_same_units
+from sqvae_speech.units.store import UnitStore, read_units
 
 
 class UnitLmTask(Task):

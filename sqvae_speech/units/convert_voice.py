@@ -8,8 +8,8 @@ import torch
 
 from sqvae_speech.errors import UserError, nearest
 from sqvae_speech.units.extract import min_frames
+from sqvae_speech.units.meta import UnitStoreMeta, require_same_codebook
 from sqvae_speech.units.sequences import UtteranceUnits, expand
-from sqvae_speech.units.store import UnitStoreMeta, require_same_codebook
 
 if TYPE_CHECKING:
     from sqvae_speech.audio.vocoder import Vocoder

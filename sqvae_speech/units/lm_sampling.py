@@ -9,8 +9,9 @@ import torch
 from sqvae_speech.errors import UserError, nearest
 from sqvae_speech.models.pretrained_unit_lm import UnitLmBundle
 from sqvae_speech.models.unit_lm_sampling import sample_units
+from sqvae_speech.units.meta import UnitStoreMeta, require_same_units
 from sqvae_speech.units.sequences import UtteranceUnits
-from sqvae_speech.units.store import UnitStore, UnitStoreMeta, require_same_units, store_of
+from sqvae_speech.units.store import UnitStore, store_of
 
 BATCH = 64  # sequences that are drawn side by side
 

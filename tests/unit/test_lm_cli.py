@@ -20,7 +20,7 @@ from sqvae_speech.models.unit_lm import UnitLm, UnitLmConfig
 from sqvae_speech.units.blocks import UnitSequences, facts_of, vocabulary_of
 from sqvae_speech.units.extract import encode_shards
 from sqvae_speech.units.lm_scoring import sequence_nats
-from sqvae_speech.units.store import deduplicate_store, read_units, write_units
+from sqvae_speech.units.store import deduplicated, read_units, store_of, write_units
 
 LENGTHS = [7, 2, 20, 3, 9, 1]
 
@@ -127,7 +127,8 @@ def test_prompts_are_continued(speech, tmp_path):
 
 
 def test_deduplicated_units_get_durations_that_their_codes_have(speech, tmp_path):
-    store = deduplicate_store(read_units(speech.units))
+    runs = deduplicated(read_units(speech.units))
+    store = store_of(runs, runs.meta)
     write_units(tmp_path / "runs.parquet", store, store.meta)
     lm = save_model(tmp_path / "lm", store)
     arguments = [

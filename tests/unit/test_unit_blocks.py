@@ -11,7 +11,7 @@ from sqvae_speech.errors import UserError
 from sqvae_speech.models.unit_lm import IGNORE
 from sqvae_speech.units.blocks import UnitBlockLoader, UnitSequences, vocabulary_of
 from sqvae_speech.units.sequences import UtteranceUnits
-from sqvae_speech.units.store import UnitStoreMeta, deduplicate_store, store_of
+from sqvae_speech.units.store import UnitStoreMeta, deduplicated, store_of
 
 LENGTHS = [7, 0, 20, 3, 9, 1]
 PREDICTIONS = sum(LENGTHS) + len(LENGTHS)
@@ -103,7 +103,8 @@ def test_blocks_of_images_are_images():
 
 def test_deduplicated_units_are_read_as_runs():
     meta = UnitStoreMeta(4, frame_rate=50.0)
-    store = deduplicate_store(store_of([UtteranceUnits("a", np.array([1, 1, 2, 2, 2, 0]))], meta))
+    runs = deduplicated(store_of([UtteranceUnits("a", np.array([1, 1, 2, 2, 2, 0]))], meta))
+    store = store_of(runs, runs.meta)
     batch = blocks(UnitBlockLoader(UnitSequences(store, vocabulary_of(store.meta)), context=4, batch_size=1), 1)[0]
     assert batch["targets"].flatten().tolist() == [1, 2, 0, 4]
 
