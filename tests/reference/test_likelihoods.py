@@ -53,7 +53,7 @@ def test_arelbo_is_half_d_log_mse(masked, dtype):
     actual.loss.backward()
     assert actual.loss.dtype == dtype
     assert relative_error(actual.loss.detach(), expected_loss) < TOLERANCE[dtype]
-    assert relative_error(actual.mse, mse) < 1e-6
+    assert relative_error(actual.metrics["mse"], mse) < 1e-6
     assert relative_error(output.grad, expected_grad) < TOLERANCE[dtype]
 
 
@@ -140,7 +140,7 @@ def step(rank_part: slice, wrap=lambda module: module) -> dict[str, Tensor]:
         score.loss.backward()
         parameters = [*model.parameters(), *likelihood.parameters()]
         results[f"{name} loss"] = score.loss.detach()
-        results[f"{name} mse"] = score.mse
+        results[f"{name} mse"] = score.metrics["mse"]
         for number, parameter in enumerate(parameters):
             results[f"{name} gradient {number}"] = parameter.grad
     torch.manual_seed(0)
@@ -159,7 +159,7 @@ def two_process_step(rank: int, port: int, folder: str) -> None:
         # in evaluation a process may be alone with its batch: nothing waits for the others
         x, target, mask = (value[PARTS[rank]] for value in make_batch(masked=True))
         if rank == 0:
-            results["alone"] = ArelboLikelihood().eval()(x, target, mask).mse
+            results["alone"] = ArelboLikelihood().eval()(x, target, mask).metrics["mse"]
         torch.save(results, f"{folder}/{rank}.pt")
     finally:
         # what wraps a model holds the group: left to the interpreter's end, its threads would meet one that is gone
@@ -175,7 +175,7 @@ def test_two_processes_follow_one_on_the_global_batch(tmp_path):
     torch.multiprocessing.spawn(two_process_step, args=(port, str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     x, target, mask = (value[PARTS[0]] for value in make_batch(masked=True))
-    torch.testing.assert_close(ranks[0].pop("alone"), ArelboLikelihood().eval()(x, target, mask).mse)
+    torch.testing.assert_close(ranks[0].pop("alone"), ArelboLikelihood().eval()(x, target, mask).metrics["mse"])
     expected = step(slice(None))
     # the mean over ranks is what a data-parallel wrapper makes of losses; the ARELBO is global already
     mean = (ranks[0]["gaussian loss"] + ranks[1]["gaussian loss"]) / 2
