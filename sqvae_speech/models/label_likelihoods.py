@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +103,7 @@ class VmfLikelihood(LabelLikelihood):
         return loss.to(output.dtype)
 
 
-LABEL_LIKELIHOODS = {
+LABEL_LIKELIHOODS: dict[str, Callable[[int, float], LabelLikelihood]] = {
     "vmf": VmfLikelihood,
     "categorical": lambda num_classes, init_kappa: CategoricalLikelihood(num_classes),
 }
@@ -115,7 +116,5 @@ def build_label_likelihood(name: str, num_classes: int, init_kappa: float) -> La
         ValueError: another name, or a setting out of range.
     """
     if name not in LABEL_LIKELIHOODS:
-        raise ValueError(
-            f"likelihood must be one of {', '.join(LABEL_LIKELIHOODS)} for label maps, got {name!r}"
-        )
+        raise ValueError(f"likelihood must be one of {', '.join(LABEL_LIKELIHOODS)} for label maps, got {name!r}")
     return LABEL_LIKELIHOODS[name](num_classes, init_kappa)

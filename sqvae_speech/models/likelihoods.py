@@ -56,7 +56,7 @@ class Totals(NamedTuple):
         return self.values / self.examples
 
     def per_example(self, local_sum: Tensor) -> Tensor:
-        """This process' sum as a mean over examples: averaged over processes, value and gradient are the global ones."""
+        """A sum over this process as a mean over examples; averaged over processes, value and gradient are global."""
         return local_sum * (self.world_size / self.examples).to(local_sum.dtype)
 
 
