@@ -9,7 +9,8 @@ from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.loader import SegmentLoader, UtteranceLoader
 from sqvae_speech.data.remote import open_index
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.config import DataConfig, TrainingConfig
+from sqvae_speech.training.config import TrainingConfig
+from sqvae_speech.training.speech_config import DataConfig
 
 GB = 10**9
 

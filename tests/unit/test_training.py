@@ -161,6 +161,7 @@ def test_unknown_option_names_the_nearest(shards, tmp_path, capsys):
         ("--training.batch_size 0", "training.batch_size must be at least 1"),
         ("--training.codebook_init kmeans", "training.codebook_init must be one of normal, data"),
         ("--data.train nowhere", "nowhere does not exist"),
+        ("--task speach", "got 'speach', did you mean 'speech'?"),
     ],
 )
 def test_a_bad_setting_is_one_message(shards, tmp_path, capsys, option, message):

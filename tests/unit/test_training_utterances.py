@@ -20,8 +20,11 @@ from sqvae_speech.data.loader import UtteranceLoader
 from sqvae_speech.data.reader import batch_utterances
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
 from sqvae_speech.quantization import QuantizerConfig
+from sqvae_speech.training.config import AutoencoderTrainingConfig
 from sqvae_speech.training.metrics_log import read_metrics
-from sqvae_speech.training.optimization import start_codebook_from_data
+from sqvae_speech.training.speech import SpeechTask
+from sqvae_speech.training.speech_config import DataConfig, SpeechTrainConfig
+from sqvae_speech.training.task import Place
 
 SMALL = "--model.channels 16 --model.decoder_hidden 8 --model.quantizer.codebook_size 16 --model.quantizer.dim 8"
 SHORT = "--training.log_interval 1 --training.valid_interval 4 --training.num_plots 0 --no-progress"
@@ -75,14 +78,39 @@ def test_remote_shards_train_as_local_ones(shards, tmp_path):
 
 def test_codes_start_at_latents_of_real_frames(shards):
     torch.manual_seed(0)
-    model = SpeechModel(SpeechModelConfig(16, 8, 8, quantizer=QuantizerConfig(codebook_size=16, dim=4)), 80, 4)
-    (batch,) = itertools.islice(UtteranceLoader(shards, batch_frames=250, seed=0), 1)
+    config = SpeechTrainConfig(
+        data=DataConfig(train=str(shards), batching="utterances", batch_frames=250),
+        model=SpeechModelConfig(16, 8, 8, quantizer=QuantizerConfig(codebook_size=16, dim=4)),
+        training=AutoencoderTrainingConfig(codebook_init="data"),
+    )
+    task = SpeechTask(config, Place())
+    (batch,) = itertools.islice(task.loader, 1)
     mel, lengths = nn.functional.pad(batch["mel"], (0, 200)), batch["lengths"]  # most of it is padding
+    task.loader = OneBatch({**batch, "mel": mel})
+    model = task.build_model()
     latents = model.latents(mel, lengths)[0].detach()
     real = torch.cat([row[: (length - 2) // 2] for row, length in zip(latents, lengths.tolist(), strict=True)])
-    start_codebook_from_data(model, [(mel, lengths)], torch.Generator().manual_seed(0))
+    task.initialize(model)
     codebook = model.quantizer.codebook.detach()
     assert (codebook[:, None] == real).all(dim=2).any(dim=1).all()
+
+
+class OneBatch:
+    """A loader of one batch, again and again."""
+
+    epoch = 0.0
+
+    def __init__(self, batch: dict):
+        self.batch = batch
+
+    def __iter__(self):
+        return itertools.repeat(self.batch)
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        assert state == {}
 
 
 # ---- several processes
