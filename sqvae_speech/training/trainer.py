@@ -73,8 +73,6 @@ class Trainer:
             state = self.checkpoints.load_state(resume_from)
         else:
             self.task.initialize(model)
-        if place.world_size > 1 and place.device.type == "cuda":
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # gloo on CPUs has none
         optimizer = build_optimizer(model, settings, self.task.learning_rate_multipliers())
         self.scheduler = build_scheduler(optimizer, settings)
         if state is not None:

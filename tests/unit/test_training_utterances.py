@@ -1,6 +1,5 @@
 """Training on whole utterances: resumed bit for bit, and several processes with batches of different sizes."""
 
-import gc
 import itertools
 import os
 import subprocess
@@ -12,13 +11,11 @@ import torch
 from loader_fixtures import write_synthetic_shards
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.train import main
 from sqvae_speech.data.loader import UtteranceLoader
-from sqvae_speech.data.reader import batch_utterances
-from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
+from sqvae_speech.models.speech import SpeechModelConfig
 from sqvae_speech.quantization import QuantizerConfig
 from sqvae_speech.training.config import AutoencoderTrainingConfig
 from sqvae_speech.training.metrics_log import read_metrics
@@ -116,64 +113,12 @@ class OneBatch:
 # ---- several processes
 
 
-def small_model(likelihood: str) -> SpeechModel:
-    torch.manual_seed(0)
-    quantizer = QuantizerConfig(kind="vq", codebook_update="gradient", codebook_size=16, dim=8)  # without noise
-    model = SpeechModel(SpeechModelConfig(16, 8, 8, 0.0, likelihood, quantizer=quantizer), 80, 4)
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()  # whose statistics would be of each process' own batch (on GPUs they are synchronised)
-    return model
-
-
-def parts_of(shards: Path) -> list[dict]:
-    """Two batches of different numbers of utterances, and of different lengths."""
-    parts = list(batch_utterances(shards, 130))[:3:2]
-    assert len({len(part["lengths"]) for part in parts}) == 2
-    return parts
-
-
-def work(shards: str, folder: str) -> None:
-    rank = int(os.environ["RANK"])
-    torch.distributed.init_process_group("gloo")
-    batch = parts_of(Path(shards))[rank]
-    gradients = {}
-    for likelihood in ("arelbo", "gaussian"):
-        model = DistributedDataParallel(small_model(likelihood))
-        model(batch["mel"], batch["speaker"], batch["lengths"]).loss.backward()
-        gradients[likelihood] = {name: p.grad for name, p in model.module.named_parameters()}
-    torch.save(gradients, Path(folder) / f"{rank}.pt")
-    del model
-    gc.collect()
-    torch.distributed.destroy_process_group()
-
-
 def launch(*command: str) -> None:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run([*start, *command], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-@pytest.mark.slow
-def test_gradients_of_uneven_batches_are_those_of_one_process_with_all_utterances(shards, tmp_path):
-    launch(__file__, str(shards), str(tmp_path))
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    one, other = parts_of(shards)
-    width = max(one["mel"].shape[2], other["mel"].shape[2])
-    mel = torch.cat([nn.functional.pad(part["mel"], (0, width - part["mel"].shape[2])) for part in (one, other)])
-    lengths, speaker = (torch.cat([one[name], other[name]]) for name in ("lengths", "speaker"))
-    for likelihood, gradients in first.items():
-        model = small_model(likelihood)
-        model(mel, speaker, lengths).loss.backward()
-        assert gradients.keys() == dict(model.named_parameters()).keys()
-        for name, parameter in model.named_parameters():
-            scale = float(parameter.grad.abs().max())
-            assert scale > 0 or name.startswith("encoder.blocks"), name
-            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5 * scale)
-            assert torch.equal(gradients[name], second[likelihood][name])
 
 
 @pytest.mark.slow
@@ -213,7 +158,3 @@ def test_a_run_on_crops_is_not_resumed_on_utterances(shards, tmp_path, capsys):
     assert main(words(shards, tmp_path, "--training.num_steps 1 --training.batch_size 2")) == 0
     assert run(main, words(shards, tmp_path, "--training.num_steps 2", WHOLE)) == 1
     assert "batching crops" in capsys.readouterr().err
-
-
-if __name__ == "__main__":
-    work(*sys.argv[1:])
