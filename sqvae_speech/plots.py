@@ -1,4 +1,4 @@
-"""Figures as PNG files: log-mels, code histograms, curves. Imports nothing of ours.
+"""Figures as PNG files: log-mels, images, code histograms, curves. Imports nothing of ours.
 
 Figures are made as ``matplotlib.figure.Figure`` objects on the Agg canvas, never through pyplot: no global state, no
 display, nothing to close, and safe in a thread beside training. Each function writes beside the name and renames.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -77,6 +78,53 @@ def _draw_labels(axis: Any, intervals: Labels, height: int) -> None:
         middle, row = (onset + offset) / 2, height * (0.95 if number % 2 else 0.86)
         text = axis.text(middle, row, label, color="white", fontsize=7, ha="center", va="center", clip_on=True)
         text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+
+
+def plot_images(
+    path: str | os.PathLike, images: Mapping[str, Any], *, columns: int = 8, num_classes: int | None = None
+) -> Path:
+    """Draw images in rows, those of one name above those of the next, so that they can be compared by eye.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        images: title -> (N, C, H, W) with C 1 or 3, uint8 or float in [0, 1]; all of one shape. Where there are more
+            than ``columns``, the rows repeat.
+        columns: images a row.
+        num_classes: the images are label maps, (N, H, W) of classes, drawn in a colour each.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for no images, or such as differ in shape.
+    """
+    arrays = {title: _array(values) for title, values in images.items()}
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) != 1 or next(iter(shapes))[0] == 0:
+        raise ValueError(f"plot_images: needs images, all of one shape; got {sorted(shapes)}")
+    pictures = {title: [_picture(image, num_classes) for image in array] for title, array in arrays.items()}
+    count, (height, width) = len(next(iter(pictures.values()))), next(iter(pictures.values()))[0].shape[:2]
+    columns = min(columns, count)
+    bands = -(-count // columns) * len(pictures)
+    figure = _figure(max(3.0, 1.1 * columns), 0.4 + 1.25 * bands * height / width)
+    axes = figure.subplots(bands, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, (title, drawn) in enumerate(pictures.items()):
+        for number, picture in enumerate(drawn):
+            axis = axes[number // columns * len(pictures) + row, number % columns]
+            axis.imshow(picture, interpolation="nearest")
+            if number % columns == 0:
+                axis.set_title(title, fontsize=8, loc="left")
+    return _save(figure, path)
+
+
+def _picture(image: np.ndarray, num_classes: int | None) -> np.ndarray:
+    """(H, W, 3) levels in [0, 1] of an image (C, H, W) or a label map (H, W)."""
+    if num_classes is not None:
+        return colormaps["turbo"](image / max(num_classes - 1, 1))[..., :3]
+    levels = image / 255.0 if image.dtype == np.uint8 else image.clip(0.0, 1.0)
+    return np.broadcast_to(levels.transpose(1, 2, 0), (*levels.shape[1:], 3))
 
 
 def plot_code_histogram(path: str | os.PathLike, counts: Any, title: str | None = None) -> Path:
@@ -182,7 +230,8 @@ def plot_curves(
 def _array(values: Any) -> np.ndarray[Any, Any]:
     """A numpy array of an array, a sequence or a tensor on any device (this module does not import torch)."""
     if hasattr(values, "detach"):
-        values = values.detach().float().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
     return np.asarray(values)
 
 

@@ -1,5 +1,6 @@
-"""The published residual networks for images and label maps (sony/sqvae, vision/networks), in channels-last memory."""
+"""The published residual networks for images and label maps (sony/sqvae, vision/networks), channels last."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,7 @@ def _blocks(dim: int, count: int) -> nn.Sequential:
 def _widths(layout: Layout, channels: int, dim: int) -> list[tuple[int, int]]:
     """Channels before and after each of the encoder's convolutions."""
     widths = [channels, dim // 2, *[dim] * (len(layout.strides) - 1)]
-    return list(zip(widths[:-1], widths[1:], strict=True))
+    return list(itertools.pairwise(widths))
 
 
 class ImageEncoder(nn.Module):
@@ -89,7 +90,7 @@ class ImageEncoder(nn.Module):
         self.log_var = ResidualBlock(dim) if head else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, channels, H, W) -> latents (B, H', W', D) and log-variance of the same shape, or None without a head."""
+        """(B, channels, H, W) -> latents (B, H', W', D) and a log-variance for each, or None without a head."""
         x = self.blocks(self.convolutions(x))
         log_var = None if self.log_var is None else self.log_var(x).permute(0, 2, 3, 1)
         return self.latents(x).permute(0, 2, 3, 1), log_var

@@ -13,6 +13,8 @@ class TrainingConfig:
         learning_rate: of Adam.
         milestones: steps at which the learning rate is multiplied by ``gamma``.
         gamma: see ``milestones``.
+        plateau_patience: multiply it by ``gamma`` as well when the validation loss has not fallen, by 0.01% at least,
+            in more than so many validations on end; 0 does not.
         max_grad_norm: gradients are clipped to this norm; 0 turns it off.
         mixed_precision: ``no``, ``bf16`` or ``fp16``.
         seed: of weights, noise, crops and order.
@@ -29,6 +31,7 @@ class TrainingConfig:
     learning_rate: float = 4e-4
     milestones: tuple[int, ...] = (300_000, 400_000)
     gamma: float = 0.5
+    plateau_patience: int = 0
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
     seed: int = 0
@@ -49,6 +52,7 @@ class TrainingConfig:
             "keep_checkpoints",
         ):
             self._at_least(name, 1)
+        self._at_least("plateau_patience", 0)
         self._one_of("mixed_precision", "no", "bf16", "fp16")
         self._positive("learning_rate")
 

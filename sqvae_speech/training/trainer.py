@@ -16,7 +16,7 @@ from sqvae_speech.config import dump_yaml
 from sqvae_speech.errors import UserError
 from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, write_text
 from sqvae_speech.training.metrics_log import MetricsLog
-from sqvae_speech.training.optimization import build_optimizer, build_scheduler
+from sqvae_speech.training.optimization import LearningRateSchedule, build_optimizer
 from sqvae_speech.training.task import Place, Task, TaskConfig
 from sqvae_speech.training.tasks import task_class
 from sqvae_speech.version import __version__
@@ -74,10 +74,10 @@ class Trainer:
         else:
             self.task.initialize(model)
         optimizer = build_optimizer(model, settings, self.task.learning_rate_multipliers())
-        self.scheduler = build_scheduler(optimizer, settings)
+        self.schedule = LearningRateSchedule(optimizer, settings)
         if state is not None:
             optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
+            self.schedule.load_state_dict(state["schedule"])
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         # other noise on every process, the same each time
         set_seed(settings.seed + 1 + place.rank)
@@ -143,7 +143,7 @@ class Trainer:
         limit = settings.max_grad_norm if settings.max_grad_norm > 0 else float("inf")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
-        self.scheduler.step()
+        self.schedule.step()
         self.optimizer.zero_grad()
         self.step += 1
         return {**out.scalars, "grad_norm": norm}
@@ -152,7 +152,7 @@ class Trainer:
         """Write the step's scalars and what has gathered since the last line; stop when the loss is not finite."""
         values = {name: float(value) for name, value in report.items()}
         values.update(self.task.interval_scalars(self.step))
-        values["learning_rate"] = float(self.scheduler.get_last_lr()[0])
+        values["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
         values["epoch"] = self.task.loader.epoch
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
             raise UserError(
@@ -172,6 +172,7 @@ class Trainer:
         scores = self.task.validate(
             self.accelerator.unwrap_model(self.model), self.step, self.exp_dir / "plots" if plots else None
         )
+        self.schedule.validated(scores["loss"])
         improved = scores[self.task.monitor] < self.best
         self.best = min(self.best, scores[self.task.monitor])
         if self.metrics is not None:
@@ -191,7 +192,7 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "data": self.task.loader.state_dict(),
             "task": self.task.state_dict(),
             "random": states,

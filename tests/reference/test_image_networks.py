@@ -82,7 +82,11 @@ def test_parameters_follow_from_the_layers():
     assert counted["28x28"] == (strided + 2 * block(64), strided + 3 * block(64), up + 2 * block(64))
     strided = conv(3, 32, 4) + 2 * 32 + conv(32, 64, 4) + 2 * 64 + conv(64, 64, 3)
     up = conv(64, 64, 3) + 2 * 64 + conv(64, 32, 4) + 2 * 32 + conv(32, 3, 4)
-    assert counted["32x32"] == (strided + 2 * 64 + 2 * block(64), strided + 2 * 64 + 3 * block(64), up + 2 * block(64))
+    assert counted["32x32"] == (
+        strided + 2 * 64 + 2 * block(64),
+        strided + 2 * 64 + 3 * block(64),
+        up + 2 * block(64),
+    )
     assert counted["64x64"] == (strided + 6 * block(64), strided + 7 * block(64), up + 5 * block(64))
     strided = conv(20, 32, 4) + 2 * 32 + conv(32, 65, 4) + 2 * 65 + conv(65, 65, 4)
     up = conv(65, 65, 4) + 2 * 65 + conv(65, 32, 4) + 2 * 32 + conv(32, 20, 4)

@@ -138,4 +138,3 @@ def test_bad_settings():
         build_label_likelihood("categorical", 1, 1.0)
     with pytest.raises(ValueError, match="must be positive, got 0"):
         build_label_likelihood("vmf", 5, 0.0)
-
