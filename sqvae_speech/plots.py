@@ -199,28 +199,55 @@ def plot_curves(
     """
     if not curves:
         raise ValueError("plot_curves: no curves given")
-    drawn = {name: (_array(steps).ravel(), _array(values).ravel()) for name, (steps, values) in curves.items()}
-    for name, (steps, values) in drawn.items():
-        if len(steps) != len(values):
-            raise ValueError(f"plot_curves: {name!r} has {len(steps)} steps and {len(values)} values")
-    logarithmic = set(drawn) if log_y is True else set(log_y or ())
+    if panels:
+        return plot_panels(path, {name: {name: curve} for name, curve in curves.items()}, title, xlabel, log_y)
+    return plot_panels(path, {ylabel or "": curves}, title, xlabel, [ylabel or ""] if log_y else ())
 
-    figure = _figure(8.0, 0.6 + 2.2 * len(drawn) if panels else 4.5)
-    axes = list(figure.subplots(len(drawn) if panels else 1, 1, sharex=True, squeeze=False)[:, 0])
-    for number, (name, (steps, values)) in enumerate(drawn.items()):
-        axis = axes[number] if panels else axes[0]
-        axis.plot(steps, values, label=name, linewidth=1.2, marker="." if len(steps) < 30 else None)
-        # a logarithmic axis of values that are not positive would be empty
-        if name in logarithmic and np.any(values > 0):
-            axis.set_yscale("log")
-        if panels:
-            axis.set_ylabel(name, fontsize=8)
-    for axis in axes:
+
+def plot_panels(
+    path: str | os.PathLike,
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    title: str | None = None,
+    xlabel: str = "step",
+    log_y: bool | Iterable[str] = False,
+) -> Path:
+    """Draw curves in panels one above the other: several runs, say, in a panel a quantity.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        panels: vertical axis -> name -> (steps, values), two sequences of one length; non-finite values leave a gap.
+            A name has the same colour in every panel.
+        title: written above the figure.
+        xlabel: the shared horizontal axis.
+        log_y: a logarithmic vertical axis: for all panels, or for those named.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for no curves, or one whose steps and values differ in number.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError("plot_panels: no curves given")
+    logarithmic = set(panels) if log_y is True else set(log_y or ())
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    figure = _figure(8.0, 0.6 + 2.2 * len(panels) if len(panels) > 1 else 4.5)
+    axes = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
+    for axis, (label, curves) in zip(axes, panels.items(), strict=True):
+        for name, points in curves.items():
+            steps, values = (_array(part).ravel() for part in points)
+            if len(steps) != len(values):
+                raise ValueError(f"plot_panels: {name!r} has {len(steps)} steps and {len(values)} values")
+            marker = "." if len(steps) < 30 else None
+            axis.plot(steps, values, label=name, linewidth=1.2, marker=marker, color=f"C{names.index(name) % 10}")
+            # a logarithmic axis of values that are not positive would be empty
+            if label in logarithmic and np.any(values > 0):
+                axis.set_yscale("log")
+        axis.set_ylabel(label, fontsize=8)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
-    if not panels:
+    if any(list(curves) != [label] for label, curves in panels.items()):
         axes[0].legend(fontsize=8)
-        axes[0].set_ylabel(ylabel or "", fontsize=8)
     axes[-1].set_xlabel(xlabel, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)

@@ -1,4 +1,4 @@
-"""The configurations of the published image experiments: what sony/sqvae, vision/configs says, and that models build."""
+"""The configurations of the published image experiments: what sony/sqvae (vision/configs) says, and models of them."""
 
 from pathlib import Path
 
