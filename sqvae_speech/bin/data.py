@@ -76,8 +76,9 @@ def _summary(args: argparse.Namespace) -> int:
 
 
 def _validate(args: argparse.Namespace) -> int:
-    from sqvae_speech.data.inspection import is_shards
-    from sqvae_speech.data.integrity import REMEDY, check_data_dir, check_shards
+    from sqvae_speech.data.integrity import check_data_dir, check_shards
+    from sqvae_speech.data.shard_folder import is_shards
+    from sqvae_speech.data.shard_integrity import REMEDY
     from sqvae_speech.errors import UserError
 
     count, bad, shards = 0, 0, False

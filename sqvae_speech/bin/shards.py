@@ -118,7 +118,7 @@ def summary(index: "ShardIndex") -> str:
     }
     lines = [f"{index.folder} ({index.mel_spec.name})"]
     lines += [f"  {name:<18} {value}" for name, value in rows.items()]
-    lines += [f"left out: {bad.utterance_id}: {bad.reason}" for bad in index.bad]
+    lines += [f"left out: {bad.name}: {bad.reason}" for bad in index.bad]
     return "\n".join(lines)
 
 

@@ -12,9 +12,9 @@ from sqvae_speech.audio.front_end import CLIPPED_LEVEL, FrontEnd
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.wav import read_wav, wav_info
 from sqvae_speech.data.index import ShardIndex
-from sqvae_speech.data.inspection import is_shards
 from sqvae_speech.data.kaldi import DataDir, Interval, Utterance
 from sqvae_speech.data.recordings import read_utterance
+from sqvae_speech.data.shard_folder import is_shards
 from sqvae_speech.errors import UserError
 
 
@@ -70,7 +70,7 @@ def _from_shards(folder: Path, utterance_id: str) -> Shown:
 
     index = ShardIndex.load(folder)
     entries = {entry.utterance_id: entry for entry in index.entries()}
-    bad = {item.utterance_id: item.reason for item in index.bad}
+    bad = {item.name: item.reason for item in index.bad}
     if utterance_id in bad:
         raise UserError(f"{utterance_id!r} was left out of {folder}: {bad[utterance_id]}")
     entry = entries[_known(utterance_id, entries, folder)]

@@ -27,6 +27,7 @@ def load_index(data: ShardsConfig, key: str) -> ShardIndex:
         raise UserError(f"data.{key} is not set: give a folder of shards, e.g. --data.{key} dump/{key}")
     return open_index(
         folder,
+        ShardIndex,
         download_dir=Path(data.download_dir).expanduser() if data.download_dir else None,
         download_bytes=int(data.download_gb * GB),
     )
