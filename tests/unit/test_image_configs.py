@@ -1,4 +1,4 @@
-"""The configurations of the published image experiments: what sony/sqvae (vision/configs) says, and models of them."""
+"""The configurations of the published image experiments: what sony/sqvae (vision/configs) says, and their models."""
 
 from pathlib import Path
 
