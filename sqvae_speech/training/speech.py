@@ -69,13 +69,11 @@ class SpeechTask(AutoencoderTask):
 
     def training_latents(self, model: nn.Module) -> Generator[Tensor, None, None]:
         assert isinstance(model, SpeechModel)
-        # crops are taken as they are, the padding of utterances shorter than a crop included
-        whole = self.config.data.batching == "utterances"
         device = self.place.device
         for batch in self.loader:
-            lengths = batch["lengths"].to(device) if whole else None
+            lengths = batch["lengths"].to(device)
             z = model.latents(batch["mel"].to(device), lengths)[0]
-            yield z.flatten(0, 1) if lengths is None else z[length_mask(model.num_units(lengths), z.shape[1])]
+            yield z[length_mask(model.num_units(lengths), z.shape[1])]
 
     def amount(self, batch: dict[str, Any]) -> int:
         return int(batch["lengths"].sum())
