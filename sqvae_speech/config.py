@@ -36,6 +36,21 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: Se
     return from_dict(cls, values, source)
 
 
+def peek(key: str, path: str | Path | None, overrides: Sequence[str], default: Any) -> Any:
+    """One top-level value of a configuration, before its class is known.
+
+    Raises:
+        UserError: a file that is missing or is not YAML.
+    """
+    value = _read_yaml(Path(path), ()).get(key, default) if path is not None else default
+    for number, word in enumerate(overrides):
+        if word == f"--{key}" and number + 1 < len(overrides):
+            value = overrides[number + 1]
+        elif word.startswith(f"--{key}="):
+            value = word.partition("=")[2]
+    return value
+
+
 def from_dict(cls: type[Config], values: Mapping[str, Any], source: str = "the configuration") -> Config:
     """Build ``cls`` from nested mappings; strict as :func:`load_config`. ``source`` is named in errors."""
     return _build(cls, values, source, "")

@@ -1,4 +1,4 @@
-"""Train a model on shards. The same program under ``sqvae-speech train`` and any launcher:
+"""Train a model. The same program under ``sqvae-speech train`` and any launcher:
 
 accelerate launch --num_processes 4 -m sqvae_speech.bin.train --config conf/train.yaml --exp-dir exp/a
 """
@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse options and train; further ``--section.key value`` words override the configuration."""
     parser = ArgumentParser(
         prog="sqvae-speech train",
-        description="Train a speech model on shards; resumes from the latest checkpoint in --exp-dir.",
+        description="Train a model on shards; resumes from the latest checkpoint in --exp-dir.",
         epilog="Any key of the configuration can be given too: --training.num_steps 2000 --model.channels 256",
     )
     parser.add_argument("--config", help="YAML file; without one the published settings")
@@ -24,9 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(argv)
 
     from sqvae_speech.config import dump_yaml, load_config
-    from sqvae_speech.training.config import SpeechTrainConfig
+    from sqvae_speech.training.task import TaskConfig
+    from sqvae_speech.training.tasks import task_of
 
-    config = load_config(SpeechTrainConfig, options.config, overrides)
+    config: TaskConfig = load_config(task_of(options.config, overrides).config_class, options.config, overrides)
     if options.print_config:
         print(dump_yaml(config), end="")
         return 0

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.stream import samples_of_frames
-from sqvae_speech.models.modules import ConvEncoder, length_mask
+from sqvae_speech.models.modules import ConvBlock, ConvEncoder, length_mask
 from sqvae_speech.models.speech import SpeechModel
 from sqvae_speech.quantization.functional import at_least_float32
 
@@ -33,7 +33,7 @@ class InferenceEncoder(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.encoder = copy.deepcopy(encoder)
-        self.encoder.blocks = nn.ModuleList(_folded(block) for block in self.encoder.blocks)  # type: ignore[arg-type]
+        self.encoder.blocks = nn.ModuleList(_folded(block) for block in self.encoder.blocks)
         self.encoder.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -49,7 +49,8 @@ def _without_tf32() -> contextlib.AbstractContextManager:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-def _folded(block: nn.Sequential) -> nn.Sequential:
+def _folded(block: nn.Module) -> ConvBlock:
+    assert isinstance(block, ConvBlock)
     conv, norm, activation = block
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
@@ -76,7 +77,7 @@ def _folded(block: nn.Sequential) -> nn.Sequential:
     with torch.no_grad():
         folded.weight.copy_(weight)
         folded.bias.copy_(bias)  # type: ignore[union-attr]
-    return nn.Sequential(folded, activation)
+    return ConvBlock(folded, activation)
 
 
 class InferenceModel(SpeechModel):

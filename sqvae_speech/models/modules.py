@@ -9,10 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from sqvae_speech.models.normalization import BatchNorm2d
+
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """(B,) int64 lengths -> (B, size) bool, True at the first ``length`` positions."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class ConvBlock(nn.Sequential):
+    """Layers one after the other, of which batch normalisation is told what is padding."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``x`` (B, C, 1, T); ``mask`` bool (B, 1, 1, T) of the outputs, True = real, zeroed beyond; None for all."""
+        for layer in self:
+            x = layer(x, mask) if isinstance(layer, BatchNorm2d) else layer(x)
+        return x if mask is None else x.masked_fill(~mask, 0.0)
 
 
 class ConvEncoder(nn.Module):
@@ -36,9 +48,9 @@ class ConvEncoder(nn.Module):
     def __init__(self, in_channels: int, channels: int, out_channels: int):
         super().__init__()
 
-        def block(inputs: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
+        def block(inputs: int, kernel: int, stride: int, padding: int) -> ConvBlock:
             conv = nn.Conv2d(inputs, channels, (1, kernel), (1, stride), (0, padding), bias=False)
-            return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+            return ConvBlock(conv, BatchNorm2d(channels), nn.ReLU(inplace=True))
 
         self.blocks = nn.ModuleList(
             [
@@ -63,7 +75,8 @@ class ConvEncoder(nn.Module):
         Args:
             mel: (B, n_mels, T) float32.
             lengths: (B,) int64 real frames; the rest is padding of any content. Each example's latents are then
-                what they would be alone: frames beyond its end are zeroed after every ReLU.
+                what they would be alone: frames beyond its end are zeroed after every ReLU, and no statistics count
+                them.
 
         Returns:
             (B, (T - 2) // 2, out_channels).
@@ -71,22 +84,16 @@ class ConvEncoder(nn.Module):
         # with an odd number of frames the last one has no partner; it must not leak into the last unit
         usable = mel.shape[-1] - mel.shape[-1] % 2
         x = mel[..., :usable].unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        remaining = None if lengths is None else lengths - lengths % 2
-        if remaining is not None:
-            x = self._blank(x, remaining)
-        for position, block in enumerate(self.blocks):
-            x = block(x)
-            if remaining is not None:
-                if position == 0:
-                    remaining = remaining - 2
-                elif position == 2:
-                    remaining = remaining // 2
-                x = self._blank(x, remaining)
+        masks: list[Tensor | None] = [None] * 5
+        if lengths is not None:
+            even = lengths - lengths % 2
+            x = x.masked_fill(~length_mask(even, usable)[:, None, None], 0.0)
+            wide = length_mask(even - 2, usable - 2)[:, None, None]
+            narrow = length_mask(self.num_units(even), self.num_units(usable))[:, None, None]
+            masks = [wide, wide, narrow, narrow, narrow]
+        for block, mask in zip(self.blocks, masks, strict=True):
+            x = block(x, mask)
         return self.head(x).squeeze(2).transpose(1, 2)
-
-    @staticmethod
-    def _blank(x: Tensor, lengths: Tensor) -> Tensor:
-        return x.masked_fill(~length_mask(lengths, x.shape[-1])[:, None, None], 0.0)
 
 
 class TimeJitter(nn.Module):

@@ -7,14 +7,13 @@ position), which is read with ``weights_only=True``. ``latest`` and ``best`` are
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.models.pretrained import SpeechBundle, save_speech_model
 
 STATE_NAME = "training_state.pt"
 
@@ -59,17 +58,32 @@ class Checkpoints:
         """The folder to resume from, or None."""
         return self._named("latest")
 
-    def save(self, bundle: SpeechBundle, config_yaml: str, state: dict[str, Any], *, best: bool = False) -> Path:
+    def save(
+        self,
+        step: int,
+        save_model: Callable[[Path], None],
+        config_yaml: str,
+        state: dict[str, Any],
+        *,
+        best: bool = False,
+    ) -> Path:
         """Write a checkpoint, then delete those that are no longer kept.
+
+        Args:
+            step: its number.
+            save_model: writes the model's files into a folder.
+            config_yaml: of the run.
+            state: all else that resuming needs.
+            best: of those so far.
 
         An error, a full disk among them, leaves the earlier checkpoints and pointers as they were.
         """
-        final = self.directory / f"step-{bundle.step:08d}"
+        final = self.directory / f"step-{step:08d}"
         partial = self.directory / f".{final.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            save_speech_model(partial, bundle)
+            save_model(partial)
             (partial / "config.yaml").write_text(config_yaml, encoding="utf-8")
             torch.save(state, partial / STATE_NAME)
         except BaseException:

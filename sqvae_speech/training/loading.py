@@ -9,12 +9,14 @@ from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.loader import SegmentLoader, UtteranceLoader
 from sqvae_speech.data.remote import open_index
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.config import DataConfig, TrainingConfig
+from sqvae_speech.training.config import TrainingConfig
+from sqvae_speech.training.shards_config import ShardsConfig
+from sqvae_speech.training.speech_config import DataConfig
 
 GB = 10**9
 
 
-def load_index(data: DataConfig, key: str) -> ShardIndex:
+def load_index(data: ShardsConfig, key: str) -> ShardIndex:
     """Open the shards that ``data.train`` or ``data.valid`` names.
 
     Raises:
@@ -29,6 +31,11 @@ def load_index(data: DataConfig, key: str) -> ShardIndex:
         download_dir=Path(data.download_dir).expanduser() if data.download_dir else None,
         download_bytes=int(data.download_gb * GB),
     )
+
+
+def cache_bytes(data: ShardsConfig) -> int | None:
+    """Bytes of the packed cache at most, as loaders take them."""
+    return None if data.cache_gb is None else int(data.cache_gb * GB)
 
 
 def build_loader(
@@ -52,7 +59,7 @@ def build_loader(
         "rank": rank,
         "world_size": world_size,
         "speakers": speakers,
-        "cache_bytes": None if data.cache_gb is None else int(data.cache_gb * GB),
+        "cache_bytes": cache_bytes(data),
     }
     return _LOADERS[data.batching](index, data, training, common)
 

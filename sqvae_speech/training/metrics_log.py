@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sqvae_speech.plots import plot_curves
 
-# (figure, the metrics in it): what shows whether a run anneals as it should
-CURVES = {
-    "annealing": ("train/entropy", "train/variance", "train/relative_variance", "train/kappa", "train/temperature"),
-    "codebook": ("train/perplexity", "valid/perplexity", "train/usage", "valid/usage"),
-    "losses": ("train/loss", "train/reconstruction_loss", "train/kl_discrete", "train/kl_continuous"),
-    "error": ("train/mse", "valid/mse", "valid/db2"),
-}
-
 
 class MetricsLog:
     """Appends metrics to ``metrics.jsonl`` and TensorBoard.
 
     Args:
         exp_dir: of the run.
+        curves: figures to draw, ``{figure: ("split/metric", ...)}``.
         resume_step: records after this step, written before an interruption, are dropped.
     """
 
-    def __init__(self, exp_dir: Path, resume_step: int = 0):
+    def __init__(self, exp_dir: Path, curves: Mapping[str, Sequence[str]], resume_step: int = 0):
+        self.curves = curves
         self.path = exp_dir / "metrics.jsonl"
         self.plots_dir = exp_dir / "plots"
         if self.path.exists():
@@ -47,7 +42,7 @@ class MetricsLog:
     def plot(self) -> None:
         """Draw the curves of the run so far as PNGs under ``plots/``."""
         rows = read_metrics(self.path)
-        for figure, names in CURVES.items():
+        for figure, names in self.curves.items():
             curves = {}
             for name in names:
                 split, metric = name.split("/")

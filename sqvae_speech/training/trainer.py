@@ -1,10 +1,8 @@
-"""The training loop of the speech model, on Accelerate: one process or many, counted in optimiser steps."""
+"""The training loop, on Accelerate: one process or many, counted in optimiser steps, whatever the task."""
 
-import dataclasses
 import gc
 import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +13,22 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from sqvae_speech.config import dump_yaml
-from sqvae_speech.data.reader import batch_utterances
 from sqvae_speech.errors import UserError
-from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model
-from sqvae_speech.models.speech import SpeechModel
-from sqvae_speech.quantization import CodebookStatistics
 from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, write_text
-from sqvae_speech.training.config import SpeechTrainConfig
-from sqvae_speech.training.loading import build_loader, load_index
 from sqvae_speech.training.metrics_log import MetricsLog
-from sqvae_speech.training.optimization import (
-    build_optimizer,
-    build_scheduler,
-    start_codebook_from_data,
-    temperature_at,
-)
-from sqvae_speech.training.validation import validate
+from sqvae_speech.training.optimization import LearningRateSchedule, build_optimizer
+from sqvae_speech.training.task import Place, Task, TaskConfig
+from sqvae_speech.training.tasks import task_class
 from sqvae_speech.version import __version__
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: SpeechTrainConfig, exp_dir: str | Path, *, resume: bool = True, progress: bool = True) -> Path:
-    """Train a speech model.
+def train(config: TaskConfig, exp_dir: str | Path, *, resume: bool = True, progress: bool = True) -> Path:
+    """Train a model.
 
     Args:
-        config: the whole run.
+        config: the whole run; its ``task`` says of what.
         exp_dir: where checkpoints, metrics and plots go.
         resume: go on from ``checkpoints/latest`` when it is there; False refuses to touch a folder that has one.
         progress: show a progress bar.
@@ -49,8 +37,8 @@ def train(config: SpeechTrainConfig, exp_dir: str | Path, *, resume: bool = True
         The last checkpoint.
 
     Raises:
-        UserError: shards that are missing or do not fit together, a batch that processes cannot share, a checkpoint
-            of another model or MelSpec, a loss that is not finite.
+        UserError: data that is missing or does not fit together, a batch that processes cannot share, a checkpoint
+            of another model or data, a loss that is not finite.
     """
     return Trainer(config, Path(exp_dir), resume=resume, progress=progress).run()
 
@@ -58,7 +46,7 @@ def train(config: SpeechTrainConfig, exp_dir: str | Path, *, resume: bool = True
 class Trainer:
     """One run; :func:`train` is the way in."""
 
-    def __init__(self, config: SpeechTrainConfig, exp_dir: Path, *, resume: bool, progress: bool):
+    def __init__(self, config: TaskConfig, exp_dir: Path, *, resume: bool, progress: bool):
         self.config = config
         self.exp_dir = exp_dir
         self.progress = progress
@@ -68,52 +56,38 @@ class Trainer:
             # static: every step uses every parameter in the same way
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
-        self.train_index = load_index(config.data, "train")
-        self.valid_index = load_index(config.data, "valid") if config.data.valid else None
-        self.mel_spec = self.train_index.mel_spec
-        self.speakers = self.train_index.speakers
-        if self.valid_index is not None:
-            self.mel_spec.require_same(
-                self.valid_index.mel_spec, f"data.train {config.data.train}", f"data.valid {config.data.valid}"
-            )
+        place = Place(self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device)
+        self.task: Task = task_class(config.task)(config, place)
         self.checkpoints = Checkpoints(exp_dir, settings.keep_checkpoints, settings.keep_steps)
         resume_from = self.checkpoints.latest()
         if resume_from is not None and not resume:
             raise UserError(f"{exp_dir} has checkpoints of an earlier run: resume it, or give another folder")
-        self.loader = build_loader(
-            self.train_index,
-            config.data,
-            settings,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
         set_seed(settings.seed)
-        model = self._build_model()
+        model = self.task.build_model()
         self.step = 0
         self.best = float("inf")
         state = None
         if resume_from is not None:
-            state = self._load_model(resume_from, model)
-        elif settings.codebook_init == "data":
-            self._start_codebook(model)
-        if self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda":
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # gloo on CPUs has none
-        optimizer = build_optimizer(model, settings)
-        self.scheduler = build_scheduler(optimizer, settings)
+            self.task.load_model(resume_from, model)
+            logger.info("resuming from %s", resume_from)
+            state = self.checkpoints.load_state(resume_from)
+        else:
+            self.task.initialize(model)
+        optimizer = build_optimizer(model, settings, self.task.learning_rate_multipliers())
+        self.schedule = LearningRateSchedule(optimizer, settings)
         if state is not None:
             optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
+            self.schedule.load_state_dict(state["schedule"])
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.statistics = CodebookStatistics(model.codebook_size, model.num_codebooks)
         # other noise on every process, the same each time
-        set_seed(settings.seed + 1 + self.accelerator.process_index)
+        set_seed(settings.seed + 1 + place.rank)
         if state is not None:
             self._restore(state)
         self.metrics: MetricsLog | None = None
         if self.accelerator.is_main_process:
             exp_dir.mkdir(parents=True, exist_ok=True)
             write_text(exp_dir / "config.yaml", dump_yaml(config))
-            self.metrics = MetricsLog(exp_dir, self.step)
+            self.metrics = MetricsLog(exp_dir, self.task.curves, self.step)
 
     def run(self) -> Path:
         """Train from the current step to the last."""
@@ -125,7 +99,7 @@ class Trainer:
             disable=not (self.progress and self.accelerator.is_main_process),
             dynamic_ncols=True,
         )
-        batches = iter(self.loader)
+        batches = iter(self.task.loader)
         self.model.train()
         while self.step < settings.num_steps:
             report = self._train_step(next(batches))
@@ -134,7 +108,7 @@ class Trainer:
                 self._log_training(report, bar)
             last = self.step == settings.num_steps
             improved = False
-            if self.valid_index is not None and (self.step % settings.valid_interval == 0 or last):
+            if self.task.has_validation and (self.step % settings.valid_interval == 0 or last):
                 improved = self._validate()
             if improved or last or self.step % settings.checkpoint_interval == 0 or self.step in settings.keep_steps:
                 self._save(best=improved)
@@ -163,76 +137,49 @@ class Trainer:
     def _train_step(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """One optimiser step. Returns detached scalars; nothing here waits for the device."""
         settings = self.config.training
-        device = self.accelerator.device
-        mel, speaker, lengths = (batch[name].to(device, non_blocking=True) for name in ("mel", "speaker", "lengths"))
-        whole = bool((batch["lengths"] == mel.shape[-1]).all())  # masks cost time: only where something is padded
-        temperature = temperature_at(settings, self.step)
         with self.accelerator.autocast():
-            out = self.model(mel, speaker, None if whole else lengths, temperature=temperature)
+            out = self.task.training_step(self.model, batch, self.step)
         self.accelerator.backward(out.loss)
         limit = settings.max_grad_norm if settings.max_grad_norm > 0 else float("inf")
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
-        self.scheduler.step()
+        self.schedule.step()
         self.optimizer.zero_grad()
-        self.statistics.update(out.quantization.indices, out.mask)
         self.step += 1
-        return {
-            "loss": out.loss.detach(),
-            "reconstruction_loss": out.reconstruction_loss,
-            "mse": out.mse,
-            "grad_norm": norm,
-            **{
-                f"batch_{name}" if name in ("perplexity", "usage") else name: value
-                for name, value in out.quantization.metrics.items()
-            },
-        }
+        return {**out.scalars, "grad_norm": norm}
 
     def _log_training(self, report: dict[str, torch.Tensor], bar: tqdm) -> None:
-        """Write the step's scalars, and the codebook's use since the last line; stop when the loss is not finite."""
-        self.statistics.synchronize()
+        """Write the step's scalars and what has gathered since the last line; stop when the loss is not finite."""
         values = {name: float(value) for name, value in report.items()}
-        values["perplexity"], values["usage"] = self.statistics.perplexity, self.statistics.usage
-        values["temperature"] = temperature_at(self.config.training, self.step)
-        values["learning_rate"] = float(self.scheduler.get_last_lr()[0])
-        values["epoch"] = self.loader.epoch
-        self.statistics.reset()
+        values.update(self.task.interval_scalars(self.step))
+        values["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+        values["epoch"] = self.task.loader.epoch
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
             raise UserError(
                 f"training has diverged: at step {self.step} the loss is {values['loss']} and the gradient norm "
                 f"{values['grad_norm']}; the last checkpoint is {self.checkpoints.latest()}; lower "
                 "training.learning_rate, or look at the data"
             )
-        bar.set_postfix(loss=f"{values['loss']:.0f}", mse=f"{values['mse']:.4f}", ppl=f"{values['perplexity']:.0f}")
+        bar.set_postfix(
+            {name: format(values[name], form) for name, form in self.task.shown.items() if name in values}
+        )
         if self.metrics is not None:
             self.metrics.write(self.step, "train", values)
 
     def _validate(self) -> bool:
         """Validate; returns whether this is the smallest error so far."""
-        assert self.valid_index is not None
-        settings = self.config.training
-        scores = validate(
-            self.accelerator.unwrap_model(self.model),
-            self._validation_batches(),
-            temperature=temperature_at(settings, self.step),
-            device=self.accelerator.device,
-            mel_spec=self.mel_spec,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            plots_dir=self.exp_dir / "plots" if self.metrics is not None and settings.num_plots else None,
-            num_plots=settings.num_plots,
+        plots = self.metrics is not None and self.config.training.num_plots > 0
+        scores = self.task.validate(
+            self.accelerator.unwrap_model(self.model), self.step, self.exp_dir / "plots" if plots else None
         )
-        improved = scores["mse"] < self.best
-        self.best = min(self.best, scores["mse"])
+        self.schedule.validated(scores["loss"])
+        improved = scores[self.task.monitor] < self.best
+        self.best = min(self.best, scores[self.task.monitor])
         if self.metrics is not None:
             self.metrics.write(self.step, "valid", scores)
-            if settings.num_plots:
+            if plots:
                 self.metrics.plot()
         return improved
-
-    def _validation_batches(self) -> Iterator[dict[str, Any]]:
-        assert self.valid_index is not None
-        return iter(batch_utterances(self.valid_index, max_frames=8000, speakers=self.speakers))
 
     def _save(self, *, best: bool) -> None:
         """Write a checkpoint, with the random states of every process."""
@@ -245,73 +192,24 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "data": self.loader.state_dict(),
-            "statistics": self.statistics.counts,
+            "schedule": self.schedule.state_dict(),
+            "data": self.task.loader.state_dict(),
+            "task": self.task.state_dict(),
             "random": states,
         }
-        self.checkpoints.save(self._bundle(), dump_yaml(self.config), state, best=best)
-
-    def _bundle(self) -> SpeechBundle:
-        return SpeechBundle(self.accelerator.unwrap_model(self.model), self.mel_spec, self.speakers, self.step)
-
-    def _build_model(self) -> SpeechModel:
-        try:
-            model = SpeechModel(self.config.model, self.mel_spec.n_mels, len(self.speakers))
-        except ValueError as error:
-            raise UserError(f"model: {error}") from error
-        return model.to(self.accelerator.device)
-
-    def _start_codebook(self, model: SpeechModel) -> None:
-        """Start the codes at latents of the first batches, and the loader again."""
-        start = self.loader.state_dict()
-        # crops are taken as they are, the padding of utterances shorter than a crop included
-        whole = self.config.data.batching == "utterances"
-        device = self.accelerator.device
-        batches = ((batch["mel"].to(device), batch["lengths"].to(device) if whole else None) for batch in self.loader)
-        start_codebook_from_data(model, batches, torch.Generator().manual_seed(self.config.training.seed))
-        batches.close()
-        self.loader.load_state_dict(start)
-
-    def _load_model(self, checkpoint: Path, model: SpeechModel) -> dict[str, Any]:
-        """Copy a checkpoint's weights into ``model``; refuse one that is of something else. Returns its state."""
-        bundle = load_speech_model(checkpoint)
-        folder = self.config.data.train
-        bundle.mel_spec.require_same(self.mel_spec, f"checkpoint {checkpoint}", f"data.train {folder}")
-        if bundle.speakers != self.speakers:
-            raise UserError(
-                f"checkpoint {checkpoint} knows the speakers {', '.join(bundle.speakers)}; {folder} has "
-                f"{', '.join(self.speakers)}: resume on the same data, or start in another folder"
-            )
-        if bundle.model.config != self.config.model:
-            ours, theirs = _flat(self.config.model), _flat(bundle.model.config)
-            lines = [
-                f"  model.{key}: {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]
-            ]
-            raise UserError(
-                f"checkpoint {checkpoint} is of another model:\n"
-                + "\n".join(lines)
-                + "\nresume with the same model settings, or start in another folder"
-            )
-        model.load_state_dict(bundle.model.state_dict())
-        logger.info("resuming from %s", checkpoint)
-        return self.checkpoints.load_state(checkpoint)
+        model = self.accelerator.unwrap_model(self.model)
+        self.checkpoints.save(
+            self.step,
+            lambda directory: self.task.save_model(directory, model, self.step),
+            dump_yaml(self.config),
+            state,
+            best=best,
+        )
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.best = state["best"]
-        self.statistics.counts = state["statistics"].to(self.accelerator.device)
-        self.loader.load_state_dict(state["data"])
+        self.task.load_state_dict(state["task"])
+        self.task.loader.load_state_dict(state["data"])
         if len(state["random"]) == self.accelerator.num_processes:
             set_random_states(state["random"][self.accelerator.process_index])
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dataclasses as ``{"section.key": value}``."""
-    values: dict[str, Any] = {}
-    for key, value in vars(config).items():
-        if dataclasses.is_dataclass(value):
-            values.update(_flat(value, f"{prefix}{key}."))
-        else:
-            values[prefix + key] = value
-    return values

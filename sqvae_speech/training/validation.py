@@ -1,4 +1,4 @@
-"""Validation on whole utterances, shared out over processes."""
+"""Validation on whole utterances, shared out over processes, and what validation of anything needs."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -26,6 +26,19 @@ def isolated_random_state(function: Function) -> Function:
             return function(*args, **kwargs)
 
     return cast(Function, isolated)
+
+
+def over_processes(
+    totals: dict[str, float], statistics: CodebookStatistics, world_size: int, device: torch.device
+) -> dict[str, float]:
+    """``totals`` summed over the processes, as are the counts of ``statistics``."""
+    if world_size == 1:
+        return totals
+    summed = torch.tensor(list(totals.values()), dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(summed)
+    statistics.counts = statistics.counts.to(device)
+    statistics.synchronize()
+    return dict(zip(totals, summed.tolist(), strict=True))
 
 
 @torch.no_grad()
@@ -92,12 +105,7 @@ def validate(
                 }
                 plot_mels(plots_dir / f"mel-{batch['utterance_id'][i]}.png", pair, mel_spec)
                 drawn += 1
-    if world_size > 1:
-        summed = torch.tensor([totals[name] for name in names], dtype=torch.float64, device=device)
-        torch.distributed.all_reduce(summed)
-        totals = dict(zip(names, summed.tolist(), strict=True))
-        statistics.counts = statistics.counts.to(device)
-        statistics.synchronize()
+    totals = over_processes(totals, statistics, world_size, device)
     if plots_dir is not None:
         plot_code_histogram(plots_dir / "codes.png", statistics.counts.cpu())
     model.train(was_training)

@@ -18,11 +18,12 @@ LAYERS = {
     "plots": set(),
     "quantization": set(),
     "audio": set(),
-    "models": {"quantization", "audio"},
-    "data": {"audio"},
-    "training": {"audio", "models", "data", "quantization", "plots"},
-    "units": {"models", "data", "audio", "plots"},
-    "evaluation": {"units", "models", "data", "audio", "plots"},
+    "images": set(),
+    "models": {"quantization", "audio", "images"},
+    "data": {"audio", "images"},
+    "training": {"audio", "images", "models", "data", "quantization", "plots"},
+    "units": {"models", "data", "audio", "images", "plots"},
+    "evaluation": {"units", "models", "data", "audio", "images", "plots"},
     "tokenizer": {"models", "audio", "units"},
 }
 LAYERS["bin"] = set(LAYERS)

@@ -13,8 +13,7 @@ from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.scores import score_shards
 from sqvae_speech.models.pretrained import load_speech_model
-from sqvae_speech.plots import plot_curves
-from sqvae_speech.training.metrics_log import read_metrics
+from sqvae_speech.training.comparison import draw_validations
 
 HEADER = "| run | step | error (dB²) | perplexity | usage | bit/s |\n|---|---:|---:|---:|---:|---:|\n"
 
@@ -37,16 +36,9 @@ def row(exp_dir: Path, checkpoint: Path, shards: str) -> str:
 
 def draw_curves(exp_dirs: Sequence[Path], folder: Path) -> None:
     """Write ``folder/{error,perplexity}.png``: the runs' validations over steps."""
-    rows = {
-        path.name: [row for row in read_metrics(path / "metrics.jsonl") if row["split"] == "valid"]
-        for path in exp_dirs
-    }
-    for figure, metric, label in (
-        ("error", "db2", "error (dB²), dev"),
-        ("perplexity", "perplexity", "perplexity, dev"),
-    ):
-        curves = {name: ([row["step"] for row in own], [row[metric] for row in own]) for name, own in rows.items()}
-        plot_curves(folder / f"{figure}.png", curves, ylabel=label)
+    named = {path.name: path for path in exp_dirs}
+    draw_validations(named, "db2", folder / "error.png", "error (dB²), dev")
+    draw_validations(named, "perplexity", folder / "perplexity.png", "perplexity, dev")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,90 @@
+"""Runs side by side, for the tables and figures of RESULTS.md: trained one after the other, and drawn together."""
+
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqvae_speech.errors import UserError
+from sqvae_speech.plots import plot_curves
+from sqvae_speech.training.metrics_log import read_metrics
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the runs that are compared.
+
+    Attributes:
+        name: of the row; runs that differ in their seed alone share it.
+        config: YAML file.
+        overrides: words for the command line, ``--section.key value``.
+        seed: of weights, noise and order.
+    """
+
+    name: str
+    config: Path
+    overrides: tuple[str, ...] = ()
+    seed: int = 0
+
+    def folder(self, root: Path) -> Path:
+        """Of the run, under ``root``: its name in letters that need no quotes, and its seed."""
+        letters = "".join(letter if letter.isalnum() else " " for letter in self.name.lower())
+        return root / f"{'-'.join(letters.split())}-seed{self.seed}"
+
+
+def train_all(runs: Iterable[Run], root: Path, words: Sequence[str] = ()) -> None:
+    """Train the runs one after the other, each in a process of its own; a finished one takes no time.
+
+    Args:
+        runs: in order.
+        root: their folders lie there; a run that was interrupted goes on.
+        words: for the command line of all.
+
+    Raises:
+        UserError: a run has failed, of which its own output says more.
+    """
+    for run in runs:
+        command = [sys.executable, "-m", "sqvae_speech.bin.train", "--config", str(run.config), "--no-progress"]
+        command += ["--exp-dir", str(run.folder(root)), "--training.seed", str(run.seed), *run.overrides, *words]
+        print(f"{run.name}, seed {run.seed}: {run.folder(root)}", file=sys.stderr, flush=True)
+        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+            raise UserError(f"training {run.folder(root)} failed: see above")
+
+
+def validations(exp_dir: Path) -> list[dict[str, float]]:
+    """The lines that a run's validations wrote."""
+    return [row for row in read_metrics(exp_dir / "metrics.jsonl") if row["split"] == "valid"]
+
+
+def draw_validations(exp_dirs: Mapping[str, Path], metric: str, path: Path, label: str) -> None:
+    """Draw what the runs' validations say of a metric, over steps.
+
+    Args:
+        exp_dirs: name in the figure -> folder of the run.
+        metric: which.
+        path: the PNG to write.
+        label: of the vertical axis.
+    """
+    curves = {}
+    for name, exp_dir in exp_dirs.items():
+        rows = validations(exp_dir)
+        curves[name] = ([row["step"] for row in rows], [row[metric] for row in rows])
+    plot_curves(path, curves, ylabel=label)
+
+
+def replace_table(path: Path, table: str, name: str = "results") -> None:
+    """Put a table between the lines ``<!-- name -->`` and ``<!-- end of name -->`` of a Markdown file.
+
+    Raises:
+        UserError: the file has no such lines.
+    """
+    text = path.read_text(encoding="utf-8")
+    first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end:
+        raise UserError(
+            f"{path} has no lines {first.strip()!r} and {last.strip()!r}, between which the table belongs"
+        )
+    path.write_text(before + first + table + last + after, encoding="utf-8")
