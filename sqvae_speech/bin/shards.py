@@ -130,8 +130,8 @@ def _write_speech(options: dict[str, Any], given: dict[str, Any]) -> int:
 
 
 def _write_images(options: dict[str, Any], given: dict[str, Any]) -> int:
+    from sqvae_speech.data.image_front_end import parse_size
     from sqvae_speech.data.image_shards import write_image_shards
-    from sqvae_speech.data.image_spec import parse_size
 
     if "size" in given:
         given["size"] = parse_size(given["size"])
@@ -177,7 +177,7 @@ def image_summary(index: "ImageIndex") -> str:
         "left out": f"{len(index.bad)}",
         "shards": f"{len(index.shards)}, {sum(shard.bytes for shard in index.shards) / 1e6:.1f} MB",
     }
-    return _table(index, str(index.spec), rows)
+    return _table(index, index.image_spec.describe(), rows)
 
 
 def _table(index: "ShardFolder", what: str, rows: dict[str, str]) -> str:

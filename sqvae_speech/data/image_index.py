@@ -1,11 +1,12 @@
-"""``index.json`` of a folder of image shards: size and kind of the images, and their labels."""
+"""``index.json`` of a folder of image shards: size and kind of the images, classes and labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from sqvae_speech.data.image_spec import ImageSpec
+from sqvae_speech.data.image_front_end import ImageFrontEnd
 from sqvae_speech.data.shard_folder import ShardFile, ShardFolder
+from sqvae_speech.images.spec import ImageSpec
 
 IMAGES_PER_SHARD = 2000
 
@@ -48,8 +49,10 @@ class ImageIndex(ShardFolder):
     """A folder of shards of images; see also :class:`sqvae_speech.data.shard_folder.ShardFolder`.
 
     Attributes:
-        spec: what every image is.
-        labels: the images' classes, sorted; empty where none are known.
+        image_spec: what every image is.
+        front_end: what was done to the corpus' images before.
+        classes: of label maps, the names of the numbers; empty for images.
+        labels: the images' own classes, sorted; empty where none are known.
     """
 
     kind: ClassVar[str] = "images"
@@ -61,7 +64,9 @@ class ImageIndex(ShardFolder):
     shard_class: ClassVar[type[ShardFile]] = ImageShard
 
     shards: tuple[ImageShard, ...]
-    spec: ImageSpec
+    image_spec: ImageSpec
+    front_end: ImageFrontEnd
+    classes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
 
     @property
@@ -70,17 +75,27 @@ class ImageIndex(ShardFolder):
         return self.num_examples
 
     def description(self) -> dict[str, Any]:
-        return {"spec": self.spec.to_dict(), "labels": list(self.labels)}
+        return {
+            "image_spec": self.image_spec.to_dict(),
+            "front_end": self.front_end.to_dict(),
+            "classes": list(self.classes),
+            "labels": list(self.labels),
+        }
 
     @classmethod
     def fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {"spec": ImageSpec.from_dict(values["spec"]), "labels": tuple(values["labels"])}
+        return {
+            "image_spec": ImageSpec.from_dict(values["image_spec"]),
+            "front_end": ImageFrontEnd.from_dict(values["front_end"]),
+            "classes": tuple(values["classes"]),
+            "labels": tuple(values["labels"]),
+        }
 
     def counts(self) -> dict[str, int]:
         return {"num_images": self.num_images}
 
     def settings(self) -> list[Any]:
-        return [self.spec.to_dict()]
+        return [self.image_spec.to_dict(), list(self.classes)]
 
     def entries(self) -> list[ImageEntry]:
         """List all images, in the order of the manifest; fetches the shards' lists where they lie elsewhere.

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from sqvae_speech.data.endless import ExampleLoader
 from sqvae_speech.data.image_index import ImageEntry, ImageIndex
-from sqvae_speech.data.image_spec import ImageSpec
 from sqvae_speech.data.packed import PackedFile
 from sqvae_speech.data.remote import open_index
 from sqvae_speech.data.shard_maps import ShardMaps
 from sqvae_speech.errors import UserError
+from sqvae_speech.images.spec import ImageSpec
 
 _TASK_IMAGES = 256  # of batches that a thread prepares in one go
 
@@ -92,11 +92,11 @@ def open_pixels(index: ImageIndex, table: ImageTable, limit: int) -> PackedPixel
     Raises:
         UserError: a shard is damaged.
     """
-    shape = (index.num_images, *index.spec.shape)
+    shape = (index.num_images, *index.image_spec.shape)
 
     def pieces() -> Iterator[np.ndarray]:
         maps = ShardMaps(index)
-        source = ShardPixels(maps, table, index.spec)
+        source = ShardPixels(maps, table, index.image_spec)
         mapped = -1
         for number, shard in enumerate(table.shards.tolist()):
             if shard != mapped:
@@ -112,10 +112,10 @@ def as_batch(pixels: np.ndarray, spec: ImageSpec) -> dict[str, Any]:
     """Return stored pixels, (B, *shape) uint8, as what models take.
 
     Returns:
-        dict with ``image`` (B, C, H, W) float32 in [0, 1], or ``labels`` (B, H, W) int64 of label maps.
+        dict with ``image``: (B, C, H, W) float32 in [0, 1], or (B, H, W) int64 of label maps.
     """
-    if spec.is_map:
-        return {"labels": torch.from_numpy(pixels.astype(np.int64))}
+    if spec.is_labels:
+        return {"image": torch.from_numpy(pixels.astype(np.int64))}
     return {"image": torch.from_numpy(np.divide(pixels, np.float32(255), dtype=np.float32))}
 
 
@@ -132,8 +132,8 @@ class ImageLoader(ExampleLoader):
             world_size, cache_bytes.
 
     Yields:
-        dict with ``image`` (b, C, H, W) float32 in [0, 1], or ``labels`` (b, H, W) int64 of label maps;
-        ``image_id``, a list of b; b = batch_size / world_size.
+        dict with ``image``: (b, C, H, W) float32 in [0, 1], or (b, H, W) int64 of label maps; ``image_id``, a list of
+        b; b = batch_size / world_size.
 
     Raises:
         UserError: the index or a shard is missing or damaged, or see
@@ -154,7 +154,7 @@ class ImageLoader(ExampleLoader):
 
     def _open_source(self, cache_bytes: int) -> None:
         packed = open_pixels(self.index, self._table, cache_bytes) if cache_bytes > 0 else None
-        self._source: PixelSource = packed or ShardPixels(self._reader, self._table, self.index.spec)
+        self._source: PixelSource = packed or ShardPixels(self._reader, self._table, self.index.image_spec)
 
     @property
     def _batches_per_task(self) -> int:
@@ -162,12 +162,12 @@ class ImageLoader(ExampleLoader):
 
     def _make(self, numbers: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
         return {
-            **as_batch(self._source.gather(numbers), self.index.spec),
+            **as_batch(self._source.gather(numbers), self.index.image_spec),
             "image_id": [self._table.ids[number] for number in numbers.tolist()],
         }
 
 
-def batch_images(
+def image_batches(
     shards: str | Path | ImageIndex, batch_size: int, entries: list[ImageEntry] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield images once, in the order of the manifest, in batches.
@@ -191,9 +191,9 @@ def batch_images(
     for start in range(0, len(chosen), batch_size):
         batch = chosen[start : start + batch_size]
         maps.keep({entry.shard for entry in batch})
-        arrays = [maps.array(e.shard, *e.image, index.spec.shape, "uint8", e.image_id) for e in batch]
+        arrays = [maps.array(e.shard, *e.image, index.image_spec.shape, "uint8", e.image_id) for e in batch]
         yield {
-            **as_batch(np.stack(arrays), index.spec),
+            **as_batch(np.stack(arrays), index.image_spec),
             "image_id": [entry.image_id for entry in batch],
             "label": [entry.label for entry in batch],
         }

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from sqvae_speech.data.cluster import ClusterConfig
 from sqvae_speech.data.image_dir import ImageDir, ImageItem
+from sqvae_speech.data.image_front_end import ImageFrontEnd
 from sqvae_speech.data.image_index import IMAGES_PER_SHARD, ImageIndex, ImageShard
-from sqvae_speech.data.image_sources import read_image, sources_digest
-from sqvae_speech.data.image_spec import ImageSpec
+from sqvae_speech.data.image_sources import MODES, read_image, sources_digest
 from sqvae_speech.data.npy import npy_bytes
 from sqvae_speech.data.shard_folder import Bad, ShardFolder
 from sqvae_speech.data.shard_writing import Sample, ShardTask, shard_paths, write_folder
 from sqvae_speech.errors import UserError
+from sqvae_speech.images.spec import ImageSpec
 
 
 def write_image_shards(
@@ -62,16 +63,26 @@ def write_image_shards(
     data = ImageDir.read(data_dir)
     output = Path(output_dir)
     split = split or Path(data_dir).resolve().name
+    front_end = ImageFrontEnd(crop=crop, scale=size is not None)
     spec = _spec(data, size, crop, channels)
     tasks = [
-        ImageTask(path=path, items=tuple(items), spec=spec, scale=size is not None)
+        ImageTask(path=path, items=tuple(items), image_spec=spec, front_end=front_end, classes=data.classes)
         for path, items in shard_paths(output, split, data.items, images_per_shard)
     ]
 
     def index_of(shards: tuple[ImageShard, ...], bad: tuple[Bad, ...]) -> ImageIndex:
         lost = {item.name for item in bad}
         labels = {item.label for item in data if item.label is not None and item.image_id not in lost}
-        return ImageIndex(folder=output, split=split, shards=shards, bad=bad, spec=spec, labels=tuple(sorted(labels)))
+        return ImageIndex(
+            folder=output,
+            split=split,
+            shards=shards,
+            bad=bad,
+            image_spec=spec,
+            front_end=front_end,
+            classes=data.classes,
+            labels=tuple(sorted(labels)),
+        )
 
     return write_folder(output, split, tasks, index_of, cluster=cluster, max_bad=max_bad, progress=progress)
 
@@ -86,7 +97,10 @@ def _spec(data: ImageDir, size: tuple[int, int] | None, crop: int | None, channe
             size = (crop, crop) if crop is not None else (first.shape[0], first.shape[1])
         if channels is None:
             channels = 1 if first.ndim == 2 else 3
-    return ImageSpec(size[0], size[1], channels, data.classes, crop)
+    try:
+        return ImageSpec(size[0], size[1], channels, len(data.classes))
+    except ValueError as error:
+        raise UserError(f"{error} (--size, --channels)") from None
 
 
 def _first(data: ImageDir) -> Any:
@@ -106,22 +120,24 @@ class ImageTask(ShardTask):
 
     Attributes:
         items: its images.
-        spec: what they are to be.
-        scale: whether images of another size are scaled; otherwise they are refused.
+        image_spec: what they are to be.
+        front_end: what is done to them.
+        classes: of label maps.
     """
 
     index_class: ClassVar[type[ShardFolder]] = ImageIndex
 
     items: tuple[ImageItem, ...]
-    spec: ImageSpec
-    scale: bool
+    image_spec: ImageSpec
+    front_end: ImageFrontEnd
+    classes: tuple[str, ...]
 
     @property
     def names(self) -> Sequence[str]:
         return [item.image_id for item in self.items]
 
     def inputs(self) -> str:
-        settings = [ImageIndex.version, self.spec.to_dict(), self.scale]
+        settings = [ImageIndex.version, self.image_spec.to_dict(), self.front_end.to_dict(), self.classes]
         return sources_digest(self.items, json.dumps(settings, sort_keys=True))
 
     def samples(self) -> Iterator[Sample | Bad]:
@@ -132,19 +148,13 @@ class ImageTask(ShardTask):
                 yield Bad(item.image_id, str(error))
 
     def _sample(self, item: ImageItem) -> Sample:
-        spec = self.spec
-        pixels = read_image(item.source, spec.classes, None if spec.is_map else spec.mode)
-        height, width = pixels.shape[:2]
-        if not self.scale and spec.crop is None and (height, width) != (spec.height, spec.width):
-            raise UserError(
-                f"{item.source}: {height} x {width} pixels, the first image has {spec.height} x {spec.width}; give "
-                "--size to scale all to one size"
-            )
-        meta: dict[str, Any] = {"image_id": item.image_id, "source_size": [height, width]}
+        spec = self.image_spec
+        pixels = read_image(item.source, self.classes, MODES[spec.channels])
+        meta: dict[str, Any] = {"image_id": item.image_id, "source_size": list(pixels.shape[:2])}
         if item.label is not None:
             meta["label"] = item.label
         members = {
-            ImageIndex.member: npy_bytes(spec.apply(pixels, item.source)),
+            ImageIndex.member: npy_bytes(self.front_end.prepare(pixels, spec, item.source)),
             "json": json.dumps(meta, ensure_ascii=False).encode(),
         }
         return Sample(item.image_id, (item.label,), members)

@@ -19,6 +19,7 @@ from sqvae_speech.data.image_dir import ImageItem
 from sqvae_speech.errors import UserError
 
 _CONTAINER = re.compile(r"(?P<path>.*?\.(?P<kind>zip|npy)):(?P<member>.+)", re.DOTALL)
+MODES = {1: "L", 3: "RGB"}  # channels -> what Pillow calls them
 BACKGROUND = 0  # class of the pixels that no mask covers
 # What damaged files make Pillow and zipfile raise; a file that is not there is an OSError with an errno.
 _DAMAGE = (
