@@ -160,10 +160,10 @@ class Checkpoints:
         """Read ``training_state.pt`` of a checkpoint.
 
         Raises:
-            UserError: it is missing or damaged.
+            UserError: it is missing, damaged or of an earlier version.
         """
         try:
-            return torch.load(checkpoint / STATE_NAME, map_location="cpu", weights_only=True)
+            state = torch.load(checkpoint / STATE_NAME, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise UserError(f"{checkpoint} cannot be resumed from: it has no {STATE_NAME}") from None
         except Exception as error:  # torch.load raises whatever the damage makes it stumble over
@@ -171,6 +171,12 @@ class Checkpoints:
                 f"{checkpoint / STATE_NAME} is damaged ({type(error).__name__}): write the name of an earlier "
                 f"checkpoint into {self.directory / 'latest'}"
             ) from error
+        if "learning_rate" not in state:
+            raise UserError(
+                f"{checkpoint} is of an earlier version ({state.get('version')}, which had no schedules), and "
+                "cannot be resumed from (its weights can be used): start in another folder"
+            )
+        return state
 
     def _named(self, pointer: str) -> Path | None:
         path = self.directory / pointer

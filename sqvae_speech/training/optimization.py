@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sqvae_speech.errors import UserError
@@ -44,7 +45,8 @@ def start_codebook(model: nn.Module, latents: Iterator[Tensor], generator: torch
 
     Args:
         model: in training mode (batch normalisation by the batch); its running statistics are left alone.
-        latents: (n, D) of it, batch after batch; as many are taken as needed.
+        latents: (n, D) of it, batch after batch; as many are taken as needed, on all processes the same number:
+            batch normalisation is over all of them. (Each has its own codes then; the first one's are trained.)
         generator: of the draw, on the CPU.
     """
     quantizer: Any = model.quantizer
@@ -52,11 +54,21 @@ def start_codebook(model: nn.Module, latents: Iterator[Tensor], generator: torch
     # later codebooks start among what earlier ones leave over, which of a latent that became a code is nothing
     wanted = quantizer.codebook_size * (4 if quantizer.num_codebooks > 1 else 1)
     found: list[Tensor] = []
-    while sum(map(len, found)) < wanted:
+    while not _all_have(sum(map(len, found)) >= wanted):
         found.append(next(latents).cpu())
     for name, buffer in model.named_buffers():
         buffer.copy_(saved[name])
     quantizer.start_from(torch.cat(found), generator)
+
+
+def _all_have(enough: bool) -> bool:
+    """Whether it is so on every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return enough
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    flag = torch.tensor(int(enough), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag)
 
 
 def require_same_model(checkpoint: Path, theirs: Any, ours: Any) -> None:

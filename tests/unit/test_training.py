@@ -223,6 +223,14 @@ def test_a_damaged_training_state_is_named(shards, copy, capsys):
     assert "training_state.pt is damaged" in error(words(shards, copy), capsys)
 
 
+def test_a_training_state_of_an_earlier_version_is_named(shards, copy, capsys):
+    path = copy / "checkpoints" / "step-00000002" / "training_state.pt"
+    state = torch.load(path, weights_only=True)
+    del state["learning_rate"]
+    torch.save(state, path)
+    assert "cannot be resumed from (its weights can be used)" in error(words(shards, copy), capsys)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path, capsys):
     message = error(words(shards, tmp_path, "--training.learning_rate 1e30 --training.num_steps 9"), capsys)
     assert "training has diverged" in message
