@@ -32,9 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(dump_yaml(config), end="")
         return 0
 
+    from sqvae_speech.training.interruption import Interrupted
     from sqvae_speech.training.trainer import train
 
-    checkpoint = train(config, options.exp_dir, resume=not options.no_resume, progress=not options.no_progress)
+    try:
+        checkpoint = train(config, options.exp_dir, resume=not options.no_resume, progress=not options.no_progress)
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        return interrupted.exit_code
     print(checkpoint)
     return 0
 

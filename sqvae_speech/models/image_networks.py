@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sqvae_speech.models.normalization import BatchNorm2d
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -44,10 +46,10 @@ class ResidualBlock(nn.Sequential):
         super().__init__(
             nn.ReLU(),
             nn.Conv2d(dim, dim, 3, padding=1),
-            nn.BatchNorm2d(dim),
+            BatchNorm2d(dim),
             nn.ReLU(inplace=True),
             nn.Conv2d(dim, dim, 1),
-            nn.BatchNorm2d(dim),
+            BatchNorm2d(dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +83,7 @@ class ImageEncoder(nn.Module):
         for (inputs, outputs), stride in zip(_widths(layout, channels, dim), layout.strides, strict=True):
             layers += [
                 nn.Conv2d(inputs, outputs, 2 + stride, stride, padding=1),
-                nn.BatchNorm2d(outputs),
+                BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]
         self.convolutions = nn.Sequential(*(layers if layout.norm_last else layers[:-2]))
@@ -116,7 +118,7 @@ class ImageDecoder(nn.Module):
         ):
             layers += [
                 nn.ConvTranspose2d(inputs, outputs, 2 + stride, stride, padding=1),
-                nn.BatchNorm2d(outputs),
+                BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]
         self.convolutions = nn.Sequential(*layers[:-2], activation)
@@ -132,5 +134,5 @@ def initialize(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             module.weight.normal_(0.0, 0.02)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, BatchNorm2d):
             module.weight.normal_(1.0, 0.02)

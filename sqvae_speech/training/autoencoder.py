@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sqvae_speech.quantization import CodebookStatistics, QuantizerOutput
-from sqvae_speech.training.optimization import start_codebook, temperature_at
+from sqvae_speech.training.optimization import start_codebook
+from sqvae_speech.training.schedules import temperature_at
 from sqvae_speech.training.task import Task
 
 

@@ -52,25 +52,29 @@ def train_all(runs: Iterable[Run], root: Path, words: Sequence[str] = ()) -> Non
             raise UserError(f"training {run.folder(root)} failed: see above")
 
 
-def validations(exp_dir: Path) -> list[dict[str, float]]:
-    """The lines that a run's validations wrote."""
-    return [row for row in read_metrics(exp_dir / "metrics.jsonl") if row["split"] == "valid"]
-
-
-def draw_validations(exp_dirs: Mapping[str, Path], metric: str, path: Path, label: str) -> None:
-    """Draw what the runs' validations say of a metric, over steps.
+def draw_runs(
+    exp_dirs: Mapping[str, Path], name: str, path: Path, label: str, *, split: str = "valid", smooth: int = 1
+) -> None:
+    """Draw what the runs' logs say of a metric, over steps.
 
     Args:
         exp_dirs: name in the figure -> folder of the run.
-        metric: which.
+        name: of the metric.
         path: the PNG to write.
         label: of the vertical axis.
+        split: ``train`` or ``valid``.
+        smooth: lines to average over: those of training are of single batches.
     """
-    curves = {}
-    for name, exp_dir in exp_dirs.items():
-        rows = validations(exp_dir)
-        curves[name] = ([row["step"] for row in rows], [row[metric] for row in rows])
-    plot_curves(path, curves, ylabel=label)
+    plot_curves(
+        path, {title: curve(exp_dir, name, split, smooth) for title, exp_dir in exp_dirs.items()}, ylabel=label
+    )
+
+
+def curve(exp_dir: Path, name: str, split: str, smooth: int = 1) -> tuple[list[float], list[float]]:
+    """Steps and values of a metric in a run's log; see :func:`draw_runs`."""
+    rows = [row for row in read_metrics(exp_dir / "metrics.jsonl") if row["split"] == split and name in row]
+    windows = [rows[max(0, end - smooth) : end] for end in range(1, len(rows) + 1)]
+    return [row["step"] for row in rows], [sum(row[name] for row in window) / len(window) for window in windows]
 
 
 def replace_table(path: Path, table: str, name: str = "results") -> None:

@@ -10,11 +10,18 @@ class TrainingConfig:
     Attributes:
         num_steps: length of the run.
         batch_size: examples a step, over all processes.
+        accumulation: parts that a process' share of the batch is divided into, one after the other, where memory is
+            short. The data of a step stay the same; what is computed over a batch (batch normalisation, the MSE of
+            ARELBO) is computed over the part, of all processes.
         learning_rate: of Adam.
-        milestones: steps at which the learning rate is multiplied by ``gamma``.
-        gamma: see ``milestones``.
-        plateau_patience: multiply it by ``gamma`` as well when the validation loss has not fallen, by 0.01% at least,
-            in more than so many validations on end; 0 does not.
+        schedule: of the learning rate: ``milestones``, ``cosine``, ``plateau`` or ``constant``.
+        warmup_steps: over which it rises from zero; not for ``plateau``.
+        milestones: steps at which it is multiplied by ``gamma``.
+        final_learning_rate: where ``cosine`` ends, relative to ``learning_rate``.
+        patience: validations without a better score after which ``plateau`` multiplies it by ``gamma``.
+        gamma: see ``milestones`` and ``patience``.
+        ema_decay: of a moving average of the weights, which is then what is validated and what checkpoints give to
+            inference; 0 is without. 0.999 averages over about a thousand steps.
         max_grad_norm: gradients are clipped to this norm; 0 turns it off.
         mixed_precision: ``no``, ``bf16`` or ``fp16``.
         seed: of weights, noise, crops and order.
@@ -28,10 +35,15 @@ class TrainingConfig:
 
     num_steps: int = 500_000
     batch_size: int = 52
+    accumulation: int = 1
     learning_rate: float = 4e-4
+    schedule: str = "milestones"
+    warmup_steps: int = 0
     milestones: tuple[int, ...] = (300_000, 400_000)
+    final_learning_rate: float = 0.0
+    patience: int = 3
     gamma: float = 0.5
-    plateau_patience: int = 0
+    ema_decay: float = 0.0
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
     seed: int = 0
@@ -46,19 +58,32 @@ class TrainingConfig:
         for name in (
             "num_steps",
             "batch_size",
+            "accumulation",
             "log_interval",
             "valid_interval",
             "checkpoint_interval",
             "keep_checkpoints",
         ):
             self._at_least(name, 1)
-        self._at_least("plateau_patience", 0)
         self._one_of("mixed_precision", "no", "bf16", "fp16")
+        self._one_of("schedule", "milestones", "cosine", "plateau", "constant")
         self._positive("learning_rate")
+        self._at_least("warmup_steps", 0)
+        self._at_least("patience", 0)
+        self._between("final_learning_rate", 0.0, 1.0)
+        self._between("gamma", 0.0, 1.0)
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"training.ema_decay must be at least 0 and below 1, got {self.ema_decay}")
+        if self.schedule == "plateau" and self.warmup_steps:
+            raise ValueError(f"training.warmup_steps must be 0 with schedule plateau, got {self.warmup_steps}")
 
     def _at_least(self, name: str, least: float) -> None:
         if getattr(self, name) < least:
             raise ValueError(f"training.{name} must be at least {least}, got {getattr(self, name)}")
+
+    def _between(self, name: str, least: float, most: float) -> None:
+        if not least <= getattr(self, name) <= most:
+            raise ValueError(f"training.{name} must be from {least:g} to {most:g}, got {getattr(self, name)}")
 
     def _positive(self, name: str) -> None:
         if not getattr(self, name) > 0:
@@ -76,10 +101,11 @@ class AutoencoderTrainingConfig(TrainingConfig):
     Attributes:
         codebook_lr_multiplier: learning rate of the codebook relative to the rest.
         log_scale_lr_multiplier: the same for the quantizer's trainable scalar (log σ² or log κ). With Adam at rate r
-            a scalar moves by about r a step: at 1 it takes 10,000 steps to anneal σ² by a factor of 50.
+            a scalar moves by about r a step: at 1 it takes 10,000 steps to anneal σ² by a factor of 50. 0 keeps it.
         codebook_init: ``normal``, or ``data``: codes start at latents of training batches.
         temperature_init: Gumbel-softmax temperature at step 0.
-        temperature_decay: τ = init · exp(-decay · step).
+        temperature_decay: τ = init · exp(-decay · step), as published.
+        temperature_final: where τ ends, falling by the same factor each step, in place of ``temperature_decay``.
     """
 
     codebook_lr_multiplier: float = 1.0
@@ -87,9 +113,13 @@ class AutoencoderTrainingConfig(TrainingConfig):
     codebook_init: str = "normal"
     temperature_init: float = 1.0
     temperature_decay: float = 1e-5
+    temperature_final: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("codebook_init", "normal", "data")
-        for name in ("temperature_init", "codebook_lr_multiplier", "log_scale_lr_multiplier"):
+        self._at_least("log_scale_lr_multiplier", 0.0)
+        for name in ("temperature_init", "codebook_lr_multiplier"):
             self._positive(name)
+        if self.temperature_final is not None:
+            self._positive("temperature_final")

@@ -18,8 +18,8 @@ class ImageTrainingConfig(AutoencoderTrainingConfig):
     num_steps: int = 125_000
     batch_size: int = 32
     learning_rate: float = 1e-3
-    milestones: tuple[int, ...] = ()
-    plateau_patience: int = 3
+    schedule: str = "plateau"
+    patience: int = 3
     max_grad_norm: float = 0.0
     valid_interval: int = 1250
     checkpoint_interval: int = 1250

@@ -2,32 +2,39 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqvae_speech.data.endless import Loader
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.loader import SegmentLoader, UtteranceLoader
 from sqvae_speech.data.remote import open_index
+from sqvae_speech.data.shard_folder import ShardFolder
 from sqvae_speech.errors import UserError
 from sqvae_speech.training.config import TrainingConfig
 from sqvae_speech.training.shards_config import ShardsConfig
 from sqvae_speech.training.speech_config import DataConfig
 
 GB = 10**9
+Index = TypeVar("Index", bound=ShardFolder)
 
 
-def load_index(data: ShardsConfig, key: str) -> ShardIndex:
+def load_index(data: ShardsConfig, key: str, kind: type[Index]) -> Index:
     """Open the shards that ``data.train`` or ``data.valid`` names.
 
+    Args:
+        data: of the configuration.
+        key: ``train`` or ``valid``.
+        kind: what the shards have to hold: a class of indices.
+
     Raises:
-        UserError: it is not set, or see :func:`sqvae_speech.data.remote.open_index`.
+        UserError: it is not set; shards of another kind; see :func:`sqvae_speech.data.remote.open_index`.
     """
     folder = getattr(data, key)
     if not folder:
         raise UserError(f"data.{key} is not set: give a folder of shards, e.g. --data.{key} dump/{key}")
     return open_index(
         folder,
-        ShardIndex,
+        kind,
         download_dir=Path(data.download_dir).expanduser() if data.download_dir else None,
         download_bytes=int(data.download_gb * GB),
     )

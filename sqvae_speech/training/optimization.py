@@ -1,7 +1,6 @@
-"""Optimiser, schedules, and the codebook's start."""
+"""Optimiser, and what a run starts from."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.config import AutoencoderTrainingConfig, TrainingConfig
-
-
-def temperature_at(config: AutoencoderTrainingConfig, step: int) -> float:
-    """Gumbel-softmax temperature: ``init · exp(-decay · step)``."""
-    return config.temperature_init * math.exp(-config.temperature_decay * step)
+from sqvae_speech.training.config import TrainingConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]) -> torch.optim.Adam:
@@ -39,43 +33,6 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mappi
         ],
         fused=True,
     )
-
-
-class LearningRateSchedule:
-    """Multiplies the learning rates by ``gamma``, at each milestone and when validation makes no more progress.
-
-    Args:
-        optimizer: whose learning rates they are.
-        config: with ``milestones``, ``plateau_patience`` and ``gamma``.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainingConfig):
-        self.milestones = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
-        self.plateau = None
-        if config.plateau_patience:
-            self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimizer, factor=config.gamma, patience=config.plateau_patience, threshold=1e-4
-            )
-
-    def step(self) -> None:
-        """After each step of the optimiser."""
-        self.milestones.step()
-
-    def validated(self, loss: float) -> None:
-        """After each validation."""
-        if self.plateau is not None:
-            self.plateau.step(loss)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "milestones": self.milestones.state_dict(),
-            "plateau": None if self.plateau is None else self.plateau.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.milestones.load_state_dict(state["milestones"])
-        if self.plateau is not None and state["plateau"] is not None:
-            self.plateau.load_state_dict(state["plateau"])
 
 
 @torch.no_grad()

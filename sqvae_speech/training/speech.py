@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.reader import batch_utterances
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.modules import length_mask
@@ -41,8 +42,8 @@ class SpeechTask(AutoencoderTask):
     def __init__(self, config: SpeechTrainConfig, place: Place):
         self.config = config
         self.place = place
-        self.train_index = load_index(config.data, "train")
-        self.valid_index = load_index(config.data, "valid") if config.data.valid else None
+        self.train_index = load_index(config.data, "train", ShardIndex)
+        self.valid_index = load_index(config.data, "valid", ShardIndex) if config.data.valid else None
         self.mel_spec = self.train_index.mel_spec
         self.speakers = self.train_index.speakers
         if self.valid_index is not None:
@@ -68,13 +69,11 @@ class SpeechTask(AutoencoderTask):
 
     def training_latents(self, model: nn.Module) -> Generator[Tensor, None, None]:
         assert isinstance(model, SpeechModel)
-        # crops are taken as they are, the padding of utterances shorter than a crop included
-        whole = self.config.data.batching == "utterances"
         device = self.place.device
         for batch in self.loader:
-            lengths = batch["lengths"].to(device) if whole else None
+            lengths = batch["lengths"].to(device)
             z = model.latents(batch["mel"].to(device), lengths)[0]
-            yield z.flatten(0, 1) if lengths is None else z[length_mask(model.num_units(lengths), z.shape[1])]
+            yield z[length_mask(model.num_units(lengths), z.shape[1])]
 
     def amount(self, batch: dict[str, Any]) -> int:
         return int(batch["lengths"].sum())

@@ -42,3 +42,10 @@ class SpeechTrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: SpeechModelConfig = field(default_factory=SpeechModelConfig)
     training: AutoencoderTrainingConfig = field(default_factory=AutoencoderTrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.training.accumulation > 1 and self.data.batching == "utterances":
+            raise ValueError(
+                f"training.accumulation must be 1 with data.batching utterances, got {self.training.accumulation}; "
+                "data.batch_frames is what bounds memory there"
+            )

@@ -131,9 +131,13 @@ class Task(ABC):
             step: steps done before this one.
         """
 
+    def num_examples(self, batch: dict[str, Any]) -> int:
+        """Over how many examples the loss of a batch is a mean."""
+        return len(next(value for value in batch.values() if isinstance(value, Tensor)))
+
     def amount(self, batch: dict[str, Any]) -> int:
         """How much work a batch is, in ``amount_unit``."""
-        return len(next(value for value in batch.values() if isinstance(value, Tensor)))
+        return self.num_examples(batch)
 
     def interval_scalars(self, step: int) -> dict[str, float]:
         """What has gathered since the last call, over all processes, every one of which must call it."""

@@ -1,4 +1,4 @@
-"""The configurations of the published image experiments: what sony/sqvae (vision/configs) says, and models of them."""
+"""The configurations of the published image experiments: what sony/sqvae (vision/configs) says, and their models."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_published_experiments_have_the_published_settings(name):
     assert (config.model.activation, config.model.likelihood_kappa) == ("softplus" if labels else "sigmoid", 100.0)
     assert (training.batch_size, training.learning_rate, training.max_grad_norm) == (32, 1e-3, 0.0)
     assert (training.temperature_init, training.temperature_decay) == (1.0, 1e-5)
-    assert (training.milestones, training.plateau_patience, training.gamma) == ((), 3, 0.5)
+    assert (training.schedule, training.patience, training.gamma) == ("plateau", 3, 0.5)
     epoch = -(-images // 32)  # the last batch of an epoch is a smaller one there
     assert (training.valid_interval, training.num_steps) == (epoch, epochs * epoch)
 

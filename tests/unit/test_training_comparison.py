@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.comparison import Run, draw_validations, replace_table, train_all
+from sqvae_speech.training.comparison import Run, curve, draw_runs, replace_table, train_all
 
 
 def test_a_run_has_a_folder_of_its_own():
@@ -22,12 +22,17 @@ def test_a_run_that_fails_stops_the_rest(tmp_path, capfd):
     assert "two" not in printed
 
 
-def test_validations_are_drawn(tmp_path):
+def test_runs_are_drawn(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        rows = [{"step": step, "split": split, "mse": 1 / step} for step in (1, 2) for split in ("train", "valid")]
+        rows = [
+            {"step": step, "split": split, "mse": 2.0 * step} for step in (1, 2, 3) for split in ("train", "valid")
+        ]
+        rows.append({"step": 4, "split": "train", "loss": 1.0})
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    draw_validations({name: tmp_path / name for name in ("a", "b")}, "mse", tmp_path / "out" / "mse.png", "MSE")
+    assert curve(tmp_path / "a", "mse", "valid") == ([1, 2, 3], [2.0, 4.0, 6.0])
+    assert curve(tmp_path / "a", "mse", "train", smooth=2) == ([1, 2, 3], [2.0, 3.0, 5.0])
+    draw_runs({name: tmp_path / name for name in ("a", "b")}, "mse", tmp_path / "out" / "mse.png", "MSE")
     assert (tmp_path / "out" / "mse.png").read_bytes().startswith(b"\x89PNG")
 
 

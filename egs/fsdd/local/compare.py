@@ -13,7 +13,7 @@ from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.scores import score_shards
 from sqvae_speech.models.pretrained import load_speech_model
-from sqvae_speech.training.comparison import draw_validations
+from sqvae_speech.training.comparison import draw_runs
 
 HEADER = "| run | step | error (dB²) | perplexity | usage | bit/s |\n|---|---:|---:|---:|---:|---:|\n"
 
@@ -37,8 +37,8 @@ def row(exp_dir: Path, checkpoint: Path, shards: str) -> str:
 def draw_curves(exp_dirs: Sequence[Path], folder: Path) -> None:
     """Write ``folder/{error,perplexity}.png``: the runs' validations over steps."""
     named = {path.name: path for path in exp_dirs}
-    draw_validations(named, "db2", folder / "error.png", "error (dB²), dev")
-    draw_validations(named, "perplexity", folder / "perplexity.png", "perplexity, dev")
+    draw_runs(named, "db2", folder / "error.png", "error (dB²), dev")
+    draw_runs(named, "perplexity", folder / "perplexity.png", "perplexity, dev")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
