@@ -23,6 +23,9 @@ stage=0
 stop_stage=6
 ngpu=""
 num_processes=1
+num_machines=1
+machine_rank=0
+main_address=""
 nj=""
 target_speaker=""
 num_conversions=12
@@ -56,6 +59,9 @@ options (with what holds now):
   --work-dir DIR        where data/, dump/ and exp/ go (${work_dir:-the recipe})
   --ngpu N              GPUs to train on; 0 is the CPU (default: 1 if there is one)
   --num-processes N     processes to train with on the CPU ($num_processes)
+  --num-machines N      machines to train on, with the same options on each ($num_machines)
+  --machine-rank N      number of this machine, from 0; others than 0 do stage 2 only ($machine_rank)
+  --main-address H:P    host of machine 0 and a free port there (${main_address})
   --nj N                parallel jobs of the other stages (default: the number of cores)
   --target-speaker NAME score and convert with this voice too, instead of a sample of all pairs of speakers
   --num-conversions N   recordings to convert ($num_conversions)
@@ -85,12 +91,13 @@ while [ $# -gt 0 ]; do
         *) bad_option "cannot read '$option': options begin with --" ;;
     esac
     case $option in
-        --stage | --stop-stage | --ngpu | --num-processes | --nj | --num-conversions)
+        --stage | --stop-stage | --ngpu | --num-processes | --num-machines | --machine-rank | --nj | --num-conversions)
             is_count "$value" || bad_option "$option takes a whole number, not '$value'" ;;
     esac
     case $option in
         --recipe-dir | --corpus-name | --corpus | --make-corpus | --work-dir | --exp-dir | --tag | --config | \
-            --mel-spec | --stage | --stop-stage | --ngpu | --num-processes | --nj | --target-speaker | \
+            --mel-spec | --stage | --stop-stage | --ngpu | --num-processes | --num-machines | --machine-rank | \
+            --main-address | --nj | --target-speaker | \
             --num-conversions | --prepare-args | --shards-args | --convert-args)
             name=${option#--}
             printf -v "${name//-/_}" '%s' "$value"
@@ -105,6 +112,11 @@ if $help; then
 fi
 [ "$stage" -le "$stop_stage" ] || bad_option "--stage $stage comes after --stop-stage $stop_stage"
 [ "$stage" -le 6 ] || bad_option "--stage $stage: the stages are 0 to 6"
+[ "$num_machines" -ge 1 ] || bad_option "--num-machines must be at least 1"
+[ "$machine_rank" -lt "$num_machines" ] ||
+    bad_option "--machine-rank $machine_rank: with --num-machines $num_machines they are 0 to $((num_machines - 1))"
+[ "$num_machines" = 1 ] || [[ $main_address =~ ^[^:]+:[0-9]+$ ]] ||
+    bad_option "--num-machines $num_machines needs --main-address HOST:PORT of machine 0"
 [ -n "$corpus_name" ] || bad_option "--corpus-name is needed (egs/<corpus>/run.sh gives it)"
 case " $prepare_args " in *" --download "*) download=true ;; esac
 if $download && [ -n "$make_corpus" ]; then bad_option "--download: the recipe makes its corpus itself"; fi
@@ -133,6 +145,8 @@ exp_dir=$(absolute "${exp_dir:-$work_dir/exp/$tag}")
 data_dir="$work_dir/data"
 dump_dir="$work_dir/dump/$mel_spec"
 log_dir="$exp_dir/logs"
+
+if [ "$machine_rank" -gt 0 ]; then stage=2 stop_stage=2; fi
 
 source "$root/tools/activate.sh"
 [ -n "$nj" ] && [ "$nj" -gt 0 ] || nj=$(number_of_cores)
@@ -227,7 +241,7 @@ set_experiment_aside() {
 }
 
 stage_train() {
-    local identity_file="$exp_dir/.training_identity" identity launcher=(python) latest reason="" train_config
+    local identity_file="$exp_dir/.training_identity" identity latest reason="" train_config
     train_config=$(print_config)
     identity=$(training_identity)
     if [ -e "$exp_dir/checkpoints/latest" ]; then
@@ -243,16 +257,7 @@ stage_train() {
     fi
     printf '%s\n' "$identity" > "$identity_file"
     train_options
-    if [ "$ngpu" -gt 1 ]; then
-        # everything said, so that no configuration of accelerate's in the user's home decides; port 0 is a free one
-        launcher+=(-m accelerate.commands.launch --multi_gpu --num_machines 1 --num_processes "$ngpu"
-            --mixed_precision no --dynamo_backend no --main_process_port 0)
-    elif [ "$num_processes" -gt 1 ]; then
-        # not accelerate launch: with --cpu it starts one process whatever number it is given
-        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((($(number_of_cores) + num_processes - 1) / num_processes))}"
-        launcher+=(-m torch.distributed.run --standalone --nproc_per_node "$num_processes")
-    fi
-    "${launcher[@]}" -m sqvae_speech.bin.train "${train_words[@]}" --exp-dir "$exp_dir"
+    launch_training sqvae_speech.bin.train "${train_words[@]}" --exp-dir "$exp_dir"
 }
 
 # The files that say which weights `--model $exp_dir` means.
@@ -353,6 +358,11 @@ fi
 
 if runs 2; then
     need_train "$dump_dir" index.json 1
+    if [ "$machine_rank" -gt 0 ]; then # machine 0 looks after the experiment's folder
+        train_options
+        launch_training sqvae_speech.bin.train "${train_words[@]}" --exp-dir "$exp_dir"
+        exit
+    fi
     run_stage 2 training "$exp_dir/.stages/2" "version $version
 $(lines "$dump_dir"/{train,dev}/index.json | contents)
 $settings" stage_train "+$exp_dir/checkpoints/latest"

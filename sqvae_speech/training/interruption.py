@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 import torch
@@ -27,7 +28,9 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Notes the first signal that asks to stop; a second Ctrl-C ends the process at once, as ever.
+    """Notes the first signal that asks to stop; a second Ctrl-C, after a second, ends the process at once, as ever.
+
+    Within a second: a terminal sends Ctrl-C to a launcher and to what it started, and the launcher hands it on.
 
     A context manager; outside it, and in any thread but the main one, signals do what they did before.
 
@@ -41,6 +44,7 @@ class Interruption:
         self.device = device
         self.interval = interval if device.type != "cpu" else 1
         self.received = 0
+        self._received_at = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
@@ -56,9 +60,10 @@ class Interruption:
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
+        if not self.received:
+            self.received, self._received_at = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._received_at > 1:
             raise KeyboardInterrupt
-        self.received = self.received or number
 
     def agreed(self, step: int) -> int:
         """The number of a signal that any process got, the same on all of them, or 0. All have to ask, each step."""

@@ -167,8 +167,9 @@ class Trainer:
         and abort the process (gloo, PyTorch 2.11).
         """
         self.model = self.accelerator.unwrap_model(self.model)
-        self.accelerator.free_memory()
-        gc.collect()
+        if self.place.world_size > 1:
+            self.accelerator.free_memory()
+            gc.collect()
         self.accelerator.end_training()
 
     # ---- steps

@@ -78,6 +78,8 @@ def test_help_names_stages_and_options():
         (["--stage", "4", "--stop-stage", "2"], "--stage 4 comes after --stop-stage 2"),
         (["--stage", "9", "--stop-stage", "9"], "the stages are 0 to 6"),
         (["--ngpu=-1"], "--ngpu takes a whole number"),
+        (["--num-machines", "2"], "--num-machines 2 needs --main-address HOST:PORT"),
+        (["--num-machines", "2", "--machine-rank", "2"], "with --num-machines 2 they are 0 to 1"),
         (["--num-processes", "0", "--corpus", "x"], "--num-processes must be at least 1"),
         (["--tag", "a/b", "--corpus", "x"], "letters, digits"),
         (["--training.num_steps"], "--training.num_steps needs a value"),
@@ -250,3 +252,34 @@ def test_listing_sees_names_sizes_and_times(tmp_path: Path):
 @pytest.mark.parametrize(("visible", "count"), [("", "0"), ("-1", "0"), ("0", "1"), ("2,3", "2")])
 def test_gpus_that_may_be_used_are_counted(tmp_path: Path, visible: str, count: str):
     assert bash("number_of_gpus", tmp_path, CUDA_VISIBLE_DEVICES=visible).stdout.strip() == count
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_lets_what_a_stage_started_save_and_end(tmp_path: Path, number: signal.Signals):
+    program = (
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(0.3); open('saved', 'w').close(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "open('started', 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    script = f"""
+    work() {{ "{sys.executable}" program.py; }}
+    run_stage 2 training .marker inputs work
+    echo not reached
+    """
+    process = subprocess.Popen(
+        ["bash", "-c", HEAD + script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert (tmp_path / "saved").exists()
+    assert process.returncode > 128
+    assert "not reached" not in output
+    assert "stage 2 (training) was interrupted" in errors
+    assert not (tmp_path / ".marker").exists()
