@@ -74,8 +74,8 @@ class ShardPixels(NamedTuple):
     def image(self, number: int) -> np.ndarray:
         """Return one image, a read-only view of its shard."""
         table = self.table
-        place = (int(table.shards[number]), int(table.offsets[number]), int(table.sizes[number]))
-        return self.maps.array(*place, self.spec.shape, "uint8", table.ids[number])
+        place = int(table.offsets[number]), int(table.sizes[number])
+        return self.maps.array(int(table.shards[number]), place, self.spec.shape, "uint8", table.ids[number])
 
 
 def open_pixels(index: ImageIndex, table: ImageTable, limit: int) -> PackedPixels | None:
@@ -191,7 +191,7 @@ def image_batches(
     for start in range(0, len(chosen), batch_size):
         batch = chosen[start : start + batch_size]
         maps.keep({entry.shard for entry in batch})
-        arrays = [maps.array(e.shard, *e.image, index.image_spec.shape, "uint8", e.image_id) for e in batch]
+        arrays = [maps.array(e.shard, e.image, index.image_spec.shape, "uint8", e.image_id) for e in batch]
         yield {
             **as_batch(np.stack(arrays), index.image_spec),
             "image_id": [entry.image_id for entry in batch],

@@ -78,7 +78,7 @@ class ShardReader(ShardMaps):
     def mel_at(self, shard: int, offset: int, size: int, num_frames: int, utterance_id: str) -> np.ndarray:
         """Return the mel whose ``.npy`` lies at ``offset``, as :meth:`mel` does; the id is for messages."""
         shape = (self.index.mel_spec.n_mels, num_frames)
-        return self.array(shard, offset, size, shape, self.index.dtype, utterance_id)
+        return self.array(shard, (offset, size), shape, self.index.dtype, utterance_id)
 
     def utterance(self, entry: Entry) -> UtteranceMel:
         """Return an utterance with a float32 copy of its mel."""

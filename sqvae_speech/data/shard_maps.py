@@ -26,13 +26,12 @@ class ShardMaps:
         self.folder = folder
         self._maps: dict[int, np.ndarray] = {}
 
-    def array(self, shard: int, offset: int, size: int, shape: tuple[int, ...], dtype: str, name: str) -> np.ndarray:
-        """Return the array whose ``.npy`` lies at ``offset`` of a shard, as a read-only view.
+    def array(self, shard: int, place: tuple[int, int], shape: tuple[int, ...], dtype: str, name: str) -> np.ndarray:
+        """Return an array of a shard, as a read-only view.
 
         Args:
             shard: number of the shard.
-            offset: of the ``.npy`` in it, bytes.
-            size: of the ``.npy``, bytes.
+            place: offset and size of its ``.npy`` in the shard, bytes.
             shape: that it has to have.
             dtype: that it has to have.
             name: of the example, for messages.
@@ -40,6 +39,7 @@ class ShardMaps:
         Raises:
             UserError: something else lies there.
         """
+        offset, size = place
         content = self._map(shard)
         header = npy_header(shape, dtype)  # the same for equal shapes: compared, not parsed
         start = offset + len(header)
