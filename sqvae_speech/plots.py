@@ -170,6 +170,35 @@ def plot_code_histogram(path: str | os.PathLike, counts: Any, title: str | None 
     return _save(figure, path)
 
 
+def plot_maps(path: str | os.PathLike, maps: Mapping[str, Any], *, title: str | None = None) -> Path:
+    """Draw maps of numbers side by side, with a scale of colours each.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        maps: title -> (H, W) numbers.
+        title: written above the figure.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for no maps, or one of another shape.
+    """
+    arrays = {name: _array(values) for name, values in maps.items()}
+    if not arrays or any(array.ndim != 2 for array in arrays.values()):
+        raise ValueError(f"plot_maps: needs maps (H, W); got {[array.shape for array in arrays.values()]}")
+    figure = _figure(3.6 * len(arrays), 3.4)
+    axes = figure.subplots(1, len(arrays), squeeze=False)[0]
+    for axis, (name, array) in zip(axes, arrays.items(), strict=True):
+        drawn = axis.imshow(array, interpolation="nearest")
+        figure.colorbar(drawn, ax=axis, shrink=0.8).ax.tick_params(labelsize=8)
+        axis.set_title(f"{name}: {array.min():.1f} to {array.max():.1f}", fontsize=9)
+        axis.tick_params(labelsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return _save(figure, path)
+
+
 def plot_curves(
     path: str | os.PathLike,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],

@@ -14,11 +14,12 @@ from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model, save
 from sqvae_speech.models.speech import SpeechModel
 from sqvae_speech.quantization import CodebookStatistics
 from sqvae_speech.training.autoencoder import AutoencoderTask
-from sqvae_speech.training.loading import build_loader, load_index
+from sqvae_speech.training.loading import load_index
 from sqvae_speech.training.optimization import require_same_model
 from sqvae_speech.training.speech_config import SpeechTrainConfig
+from sqvae_speech.training.speech_loading import build_loader
+from sqvae_speech.training.speech_validation import validate
 from sqvae_speech.training.task import Place, StepOutput
-from sqvae_speech.training.validation import validate
 
 VALID_FRAMES = 8000  # of a batch of validation, padding included
 
