@@ -14,7 +14,7 @@ from sqvae_speech.data.image_loader import image_batches
 from sqvae_speech.errors import UserError
 from sqvae_speech.units.parts import PartUnits, Processes, divide, encode_in_parts
 from sqvae_speech.units.sequences import UtteranceUnits
-from sqvae_speech.units.store import UnitStore, UnitStoreMeta, require_same_codebook
+from sqvae_speech.units.store import UnitStore, UnitStoreMeta, require_same_checkpoint, require_same_codebook
 
 if TYPE_CHECKING:
     from sqvae_speech.models.pretrained_image import ImageBundle
@@ -145,11 +145,12 @@ def decode_store(bundle: "ImageBundle", store: UnitStore, *, device: torch.devic
         (C, H, W) float32 in [0, 1], of a label map (H, W) int64.
 
     Raises:
-        UserError: units of speech, or of another codebook or shape than the model's.
+        UserError: units of speech, or of another model, codebook or shape.
     """
     meta = store.meta
     model = bundle.model
     require_same_codebook(meta, model.codebook_size, model.num_codebooks, store.name, f"the model {bundle.path}")
+    require_same_checkpoint(meta, bundle.fingerprint, store.name)
     if meta.shape not in (None, model.latent_shape):
         ours, theirs = ("{} x {}".format(*shape) for shape in (meta.shape, model.latent_shape))
         raise UserError(f"{store.name} has images of {ours} codes, the model {bundle.path} of {theirs}")
