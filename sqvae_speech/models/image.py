@@ -197,12 +197,7 @@ class ImageModel(nn.Module):
         return reconstruction
 
     def _encode(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.spec.is_labels:
-            # channels last, as the one-hot codes come
-            target = F.one_hot(target, self.channels).permute(0, 3, 1, 2).to(self.encoder_dtype)
-        z, log_var = self.encoder(target.contiguous(memory_format=torch.channels_last))
+        x = F.one_hot(target, self.channels).permute(0, 3, 1, 2) if self.spec.is_labels else target
+        dtype = next(self.encoder.parameters()).dtype
+        z, log_var = self.encoder(x.to(dtype).contiguous(memory_format=torch.channels_last))
         return z, None if log_var is None else log_var_for(self.quantizer, log_var)
-
-    @property
-    def encoder_dtype(self) -> torch.dtype:
-        return next(self.encoder.parameters()).dtype

@@ -1,5 +1,6 @@
 """Runs side by side, for the tables and figures of RESULTS.md: trained one after the other, and drawn together."""
 
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,11 @@ class Run:
     config: Path
     overrides: tuple[str, ...] = ()
     seed: int = 0
+
+    def finished(self, root: Path, step: int) -> Path | None:
+        """The checkpoint of a step, when there is one."""
+        checkpoint = self.folder(root) / "checkpoints" / f"step-{step:08d}"
+        return checkpoint if checkpoint.is_dir() else None
 
     def folder(self, root: Path) -> Path:
         """Of the run, under ``root``: its name in letters that need no quotes, and its seed."""
@@ -75,6 +81,18 @@ def curve(exp_dir: Path, name: str, split: str, smooth: int = 1) -> tuple[list[f
     rows = [row for row in read_metrics(exp_dir / "metrics.jsonl") if row["split"] == split and name in row]
     windows = [rows[max(0, end - smooth) : end] for end in range(1, len(rows) + 1)]
     return [row["step"] for row in rows], [sum(row[name] for row in window) / len(window) for window in windows]
+
+
+def spread(values: Sequence[float], digits: int, unit: str = "") -> str:
+    """``mean ± standard deviation`` of several seeds, of one its value."""
+    text = f"{statistics.mean(values):.{digits}f}"
+    return text + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "") + unit
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column is names and whose others are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
 def replace_table(path: Path, table: str, name: str = "results") -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.comparison import Run, curve, draw_runs, replace_table, train_all
+from sqvae_speech.training.comparison import (
+    Run,
+    curve,
+    draw_runs,
+    markdown_table,
+    replace_table,
+    spread,
+    train_all,
+)
 
 
 def test_a_run_has_a_folder_of_its_own():
@@ -20,6 +28,22 @@ def test_a_run_that_fails_stops_the_rest(tmp_path, capfd):
     printed = capfd.readouterr().err
     assert "no configuration file" in printed
     assert "two" not in printed
+
+
+def test_seeds_in_a_table():
+    rows = [("a", spread([1.0, 2.0, 3.0], 1), "x"), ("b", spread([0.5], 0, "%"), "y")]
+    assert markdown_table(("name", "score", "z"), rows) == (
+        "| name | score | z |\n| --- | ---: | ---: |\n| a | 2.0 ± 1.0 | x |\n| b | 0% | y |\n"
+    )
+
+
+def test_a_finished_run_has_the_step_asked_for(tmp_path):
+    run = Run("one", tmp_path / "a.yaml")
+    checkpoint = tmp_path / "one-seed0" / "checkpoints" / "step-00000012"
+    assert run.finished(tmp_path, 12) is None
+    checkpoint.mkdir(parents=True)
+    assert run.finished(tmp_path, 12) == checkpoint
+    assert run.finished(tmp_path, 13) is None
 
 
 def test_runs_are_drawn(tmp_path):

@@ -6,21 +6,15 @@ Runs that are finished take no time, those that were interrupted go on: the comm
 and writes what there is. --only names runs to train now; --table trains nothing.
 """
 
-import math
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.config import load_config
-from sqvae_speech.data.image_index import ImageIndex
-from sqvae_speech.data.image_loader import image_batches
-from sqvae_speech.models.pretrained_image import load_image_model
-from sqvae_speech.training.comparison import Run, draw_runs, replace_table, train_all
-from sqvae_speech.training.image import VALID_BATCH, validate
+from sqvae_speech.evaluation.saved_scores import image_scores
+from sqvae_speech.training.comparison import Run, draw_runs, markdown_table, replace_table, spread, train_all
 from sqvae_speech.training.image_config import ImageTrainConfig
-from sqvae_speech.training.task import Place
 
 HERE = Path(__file__).resolve().parents[1]
 CONFIG = HERE / "conf" / "short.yaml"
@@ -36,7 +30,7 @@ QUANTIZERS = {
     "VQ-VAE, gradient": (*VQ, "gradient"),
 }
 SEEDS = {"SQ-VAE I": (0, 1, 2), "VQ-VAE, EMA": (0, 1, 2)}
-HEADER = "| quantizer | seeds | MSE (x 1e-3) | PSNR (dB) | perplexity | usage |\n|---|---:|---:|---:|---:|---:|\n"
+HEADER = ("quantizer", "seeds", "MSE (x 1e-3)", "PSNR (dB)", "SSIM", "perplexity", "usage")
 
 
 def all_runs() -> list[Run]:
@@ -45,39 +39,26 @@ def all_runs() -> list[Run]:
     return [Run(name, CONFIG, QUANTIZERS[name], seed) for seed, name in sorted(numbered, key=lambda pair: pair[0])]
 
 
-def scores(exp_dir: Path, step: int, test: ImageIndex) -> dict[str, float]:
-    """Of a run's last checkpoint on the test split, with deterministic codes."""
-    bundle = load_image_model(exp_dir / "checkpoints" / f"step-{step:08d}")
-    return validate(bundle.model, image_batches(test, VALID_BATCH), temperature=1.0, place=Place())
-
-
-def table(exp: Path, step: int, test: ImageIndex) -> str:
-    """A row a quantizer, with the mean (and standard deviation) over its seeds that are finished."""
-    lines = HEADER
-    for name in QUANTIZERS:
-        folders = [one.folder(exp) for one in all_runs() if one.name == name]
-        done = [path for path in folders if (path / "checkpoints" / f"step-{step:08d}").is_dir()]
-        if done:
-            print(f"scoring {name}", file=sys.stderr, flush=True)
-            found = [scores(path, step, test) for path in done]
-            columns = [[row[metric] for row in found] for metric in ("mse", "perplexity", "usage")]
-            psnr = [-10 * math.log10(mse) for mse in columns[0]]
-            cells = (
-                name,
-                str(len(done)),
-                spread([1e3 * mse for mse in columns[0]], 2),
-                spread(psnr, 2),
-                spread(columns[1], 0),
-                spread([100 * used for used in columns[2]], 0, "%"),
-            )
-            lines += "| " + " | ".join(cells) + " |\n"
-    return lines
-
-
-def spread(values: Sequence[float], digits: int, unit: str = "") -> str:
-    """``mean ± standard deviation``, of one value itself."""
-    text = f"{statistics.mean(values):.{digits}f}"
-    return text + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "") + unit
+def row(name: str, exp: Path, step: int, test: Path) -> list[str] | None:
+    """Mean (and standard deviation) over a quantizer's seeds that are finished, with deterministic codes."""
+    found = []
+    for one in all_runs():
+        checkpoint = one.finished(exp, step)
+        if one.name == name and checkpoint is not None:
+            print(f"scoring {checkpoint}", file=sys.stderr, flush=True)
+            found.append(image_scores(checkpoint, test, one.folder(exp) / "scores.json"))
+    if not found:
+        return None
+    pixels, codebook = ([one[part] for one in found] for part in ("pixels", "codebook"))
+    return [
+        name,
+        str(len(found)),
+        spread([1e3 * one["mse"] for one in pixels], 2),
+        spread([one["psnr"] for one in pixels], 2),
+        spread([one["ssim"] for one in pixels], 3),
+        spread([one["perplexity"] for one in codebook], 0),
+        spread([100 * one["usage"] for one in codebook], 0, "%"),
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         train_all(
             chosen, options.exp, ("--data.train", str(options.dump / "train"), "--training.num_steps", str(step))
         )
-    written = table(options.exp, step, ImageIndex.load(options.dump / "test"))
+    rows = [row(name, options.exp, step, options.dump / "test") for name in QUANTIZERS]
+    written = markdown_table(HEADER, [cells for cells in rows if cells])
     print(written, end="")
     replace_table(HERE / "RESULTS.md", written)
     first = {one.name: one.folder(options.exp) for one in all_runs() if one.seed == 0}
