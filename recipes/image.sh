@@ -13,7 +13,7 @@ source "$root/recipes/pipeline.sh"
 size=""
 crop=""
 perceptual=""
-stop_stage=4
+stop_stage=6
 num_samples=64
 
 print_help() {
