@@ -119,12 +119,64 @@ def plot_images(
     return _save(figure, path)
 
 
+def image_picture(
+    images: Mapping[str, Any], *, columns: int = 8, num_classes: int | None = None, least: int = 64
+) -> np.ndarray[Any, Any]:
+    """The same images as one without axes and titles.
+
+    Args:
+        images: see :func:`plot_images`, as the next two.
+        columns: images a row.
+        num_classes: of label maps.
+        least: pixels that an image is at least high: smaller ones are enlarged by a whole factor.
+
+    Returns:
+        (height, width, 3) uint8, with white lines between images.
+    """
+    rows = [[_picture(image, num_classes) for image in _array(values)] for values in images.values()]
+    scale = -(-least // rows[0][0].shape[0])
+    framed = [
+        [np.pad(one.repeat(scale, 0).repeat(scale, 1), ((0, 2), (0, 2), (0, 0)), constant_values=1.0) for one in row]
+        for row in rows
+    ]
+    blank = np.ones_like(framed[0][0])
+    bands = []
+    for start in range(0, len(framed[0]), columns):
+        for row in framed:
+            band = row[start : start + columns]
+            bands.append(np.concatenate([*band, *[blank] * (min(columns, len(row)) - len(band))], axis=1))
+    return (255 * np.concatenate(bands)).round().astype(np.uint8)
+
+
 def _picture(image: np.ndarray, num_classes: int | None) -> np.ndarray:
     """(H, W, 3) levels in [0, 1] of an image (C, H, W) or a label map (H, W)."""
     if num_classes is not None:
         return colormaps["turbo"](image / max(num_classes - 1, 1))[..., :3]
     levels = image / 255.0 if image.dtype == np.uint8 else image.clip(0.0, 1.0)
     return np.broadcast_to(levels.transpose(1, 2, 0), (*levels.shape[1:], 3))
+
+
+def mel_picture(mels: Sequence[Any], scale: int = 3) -> np.ndarray[Any, Any]:
+    """Log-mels one above the other as an image without axes, on one colour scale, low bands at the bottom.
+
+    Args:
+        mels: (n_mels, frames) each, arrays or tensors; lengths may differ.
+        scale: pixels of a value.
+
+    Returns:
+        (height, width, 3) uint8, with a white line between mels.
+    """
+    arrays = [_array(mel) for mel in mels]
+    values = np.concatenate([mel[np.isfinite(mel)] for mel in arrays])
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    width = max(mel.shape[1] for mel in arrays)
+    rows: list[np.ndarray[Any, Any]] = []
+    for mel in arrays:
+        colours = colormaps["viridis"]((mel[::-1] - low) / max(high - low, 1e-12), bytes=True)[..., :3]
+        if rows:
+            rows.append(np.full((1, width, 3), 255, np.uint8))
+        rows.append(np.pad(colours, ((0, 0), (0, width - mel.shape[1]), (0, 0)), constant_values=255))
+    return np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def plot_code_histogram(path: str | os.PathLike, counts: Any, title: str | None = None) -> Path:
@@ -207,7 +259,7 @@ def plot_curves(
     xlabel: str = "step",
     ylabel: str | None = None,
     log_y: bool | Iterable[str] = False,
-    panels: bool = False,
+    panels: bool | Mapping[str, Sequence[str]] = False,
 ) -> Path:
     """Draw named curves over steps, in one axis or each in a panel of its own.
 
@@ -217,8 +269,9 @@ def plot_curves(
         title: written above the figure.
         xlabel: the shared horizontal axis.
         ylabel: the vertical axis, when all curves share one.
-        log_y: a logarithmic vertical axis: for all, or with ``panels`` for the curves named.
-        panels: a panel a curve, for quantities of different scale over the same steps (entropy and sigma squared).
+        log_y: a logarithmic vertical axis: for all, or with ``panels`` for the panels named.
+        panels: a panel a curve, for quantities of different scale over the same steps (entropy and sigma squared); or
+            which curves go into which, ``{panel: [curve, ...]}``.
 
     Returns:
         The path written.
@@ -228,9 +281,16 @@ def plot_curves(
     """
     if not curves:
         raise ValueError("plot_curves: no curves given")
+    groups: Mapping[str, Sequence[str]] = {ylabel or "": list(curves)}
     if panels:
-        return plot_panels(path, {name: {name: curve} for name, curve in curves.items()}, title, xlabel, log_y)
-    return plot_panels(path, {ylabel or "": curves}, title, xlabel, [ylabel or ""] if log_y else ())
+        groups = panels if isinstance(panels, Mapping) else {name: [name] for name in curves}
+    return plot_panels(
+        path,
+        {panel: {name: curves[name] for name in names} for panel, names in groups.items()},
+        title=title,
+        xlabel=xlabel,
+        log_y=log_y,
+    )
 
 
 def plot_panels(

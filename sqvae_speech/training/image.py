@@ -1,10 +1,12 @@
 """Training of the image model."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,9 +15,10 @@ from sqvae_speech.data.image_loader import ImageLoader, image_batches
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.image import ImageModel
 from sqvae_speech.models.pretrained_image import ImageBundle, load_image_model, save_image_model
-from sqvae_speech.plots import plot_code_histogram, plot_images
+from sqvae_speech.plots import image_picture, plot_code_histogram, plot_images
 from sqvae_speech.quantization import CodebookStatistics
 from sqvae_speech.training.autoencoder import AutoencoderTask
+from sqvae_speech.training.examples import Example, Histogram, Picture
 from sqvae_speech.training.image_config import ImageTrainConfig
 from sqvae_speech.training.loading import cache_bytes, load_index
 from sqvae_speech.training.optimization import require_same_model
@@ -62,6 +65,7 @@ class ImageTask(AutoencoderTask):
             world_size=place.world_size,
             cache_bytes=cache_bytes(config.data),
         )
+        self.drawn: Shown | None = None  # of the last validation
         quantizer = config.model.quantizer
         self.statistics = CodebookStatistics(quantizer.codebook_size, quantizer.num_codebooks)
 
@@ -90,14 +94,33 @@ class ImageTask(AutoencoderTask):
     def validate(self, model: nn.Module, step: int, plots_dir: Path | None) -> dict[str, float]:
         assert isinstance(model, ImageModel)
         assert self.valid_index is not None
-        return validate(
+        shown = Shown(self.config.training.num_plots) if plots_dir is not None else None
+        scores = validate(
             model,
             image_batches(self.valid_index, VALID_BATCH),
             temperature=self.temperature(step),
             place=self.place,
-            plots_dir=plots_dir,
-            num_plots=self.config.training.num_plots,
+            shown=shown,
         )
+        if shown is not None and plots_dir is not None:
+            self.drawn = shown
+            if shown.images:
+                plot_images(plots_dir / "images.png", shown.images, num_classes=self.spec.num_classes or None)
+            plot_code_histogram(plots_dir / "codes.png", shown.counts)
+        return scores
+
+    def examples(self, model: nn.Module, step: int) -> Iterator[Example]:
+        """Images of the last validation and their reconstructions, latents, use of the codes."""
+        shown = self.drawn
+        assert shown is not None
+        if shown.images:
+            yield Picture("images", image_picture(shown.images, num_classes=self.spec.num_classes or None))
+        for name, values in (("latents", shown.latents), ("log_var", shown.log_var)):
+            if values is not None:
+                yield Histogram(name, values.float().numpy().ravel())
+        if shown.counts is not None:
+            for number, counts in enumerate(shown.counts.view(-1, shown.counts.shape[-1])):
+                yield Histogram(f"codes/{number}", np.arange(len(counts)), counts.numpy())
 
     def save_model(self, directory: Path, model: nn.Module, step: int) -> None:
         assert isinstance(model, ImageModel)
@@ -110,6 +133,25 @@ class ImageTask(AutoencoderTask):
         model.load_state_dict(bundle.model.state_dict())
 
 
+@dataclass
+class Shown:
+    """What a validation keeps to be drawn, on the CPU, of this process' first batch.
+
+    Attributes:
+        limit: images to keep, the first ones.
+        images: ``target`` and ``reconstruction``, (n, C, H, W) in [0, 1] or (n, H, W) classes.
+        counts: uses of each code over all processes, (K,) or (N, K).
+        latents: before quantization.
+        log_var: None for a quantizer whose variances the encoder does not give.
+    """
+
+    limit: int
+    images: dict[str, Tensor] = field(default_factory=dict)
+    counts: Tensor | None = None
+    latents: Tensor | None = None
+    log_var: Tensor | None = None
+
+
 @torch.no_grad()
 @isolated_random_state
 def validate(
@@ -118,8 +160,7 @@ def validate(
     *,
     temperature: float,
     place: Place,
-    plots_dir: Path | None = None,
-    num_plots: int = 0,
+    shown: Shown | None = None,
 ) -> dict[str, float]:
     """Score a model in evaluation mode; always with the same draws, and without moving those of training.
 
@@ -128,8 +169,7 @@ def validate(
         batches: of images.
         temperature: of the sampled pass; without effect on hard draws.
         place: this process, which takes batch ``rank`` and every ``world_size``-th after it.
-        plots_dir: where reconstructions and the code histogram are drawn; None draws nothing.
-        num_plots: how many images are drawn, the first ones.
+        shown: takes what is to be drawn; None keeps nothing.
 
     Returns:
         ``loss`` and ``loss_sampled`` (codes drawn from the posterior) in nats per image; ``mse`` of pixel values in
@@ -141,7 +181,7 @@ def validate(
     statistics = CodebookStatistics(model.codebook_size, model.num_codebooks)
     score = "accuracy" if model.spec.is_labels else "mse"
     totals = dict.fromkeys(("loss", "loss_sampled", score, "entropy", "examples"), 0.0)
-    for number, batch in enumerate(islice(batches, place.rank, None, place.world_size)):
+    for batch in islice(batches, place.rank, None, place.world_size):
         images = batch["image"].to(place.device)
         out = model(images)
         sampled = model(images, temperature=temperature, sample=True)
@@ -154,12 +194,14 @@ def validate(
             ("examples", 1.0),
         ):
             totals[name] += float(value) * len(images)
-        if number == 0 and plots_dir is not None and num_plots:
-            pair = {"target": out.target[:num_plots], "reconstruction": model.pixels(out.reconstruction[:num_plots])}
-            plot_images(plots_dir / "images.png", pair, num_classes=model.spec.num_classes or None)
+        if shown is not None and not shown.images:
+            kept = model.pixels(out.reconstruction[: shown.limit])
+            shown.images = {"target": out.target[: shown.limit].cpu(), "reconstruction": kept.cpu()}
+            z, log_var = model.latents(images)
+            shown.latents, shown.log_var = z.cpu(), None if log_var is None else log_var.cpu()
     totals = over_processes(totals, statistics, place.world_size, place.device)
-    if plots_dir is not None:
-        plot_code_histogram(plots_dir / "codes.png", statistics.counts.cpu())
+    if shown is not None:
+        shown.counts = statistics.counts.cpu()
     model.train(was_training)
     count = max(totals.pop("examples"), 1.0)
     return {

@@ -1,6 +1,5 @@
 """Optimiser, and what a run starts from."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sqvae_speech.config import flatten, to_dict
 from sqvae_speech.errors import UserError
 from sqvae_speech.training.config import TrainingConfig
 
@@ -93,21 +93,10 @@ def require_same_model(checkpoint: Path, theirs: Any, ours: Any) -> None:
     """
     if theirs == ours:
         return
-    there, here = _flat(theirs), _flat(ours)
+    there, here = flatten(to_dict(theirs)), flatten(to_dict(ours))
     lines = [f"  model.{key}: {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
     raise UserError(
         f"checkpoint {checkpoint} is of another model:\n"
         + "\n".join(lines)
         + "\nresume with the same model settings, or start in another folder"
     )
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dataclasses as ``{"section.key": value}``."""
-    values: dict[str, Any] = {}
-    for key, value in vars(config).items():
-        if dataclasses.is_dataclass(value):
-            values.update(_flat(value, f"{prefix}{key}."))
-        else:
-            values[prefix + key] = value
-    return values

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sqvae_speech.config import load_config
+from sqvae_speech.experiments.trials import expand, load_sweep
 from sqvae_speech.images.spec import ImageSpec
 from sqvae_speech.models.image import ImageModel
 from sqvae_speech.training.image_config import ImageTrainConfig
@@ -17,8 +18,15 @@ SPECS = {
     "cifar10": ImageSpec(32, 32),
     "celeba": ImageSpec(64, 64),
     "celebamask_hq": ImageSpec(64, 64, 1, 19),
+    "mini_image": ImageSpec(28, 28, 1),
 }
-CONFIGS = sorted(path.relative_to(EGS).as_posix() for name in SPECS for path in (EGS / name / "conf").glob("*.yaml"))
+CONFIGS = sorted(
+    path.relative_to(EGS).as_posix()
+    for name in SPECS
+    for path in (EGS / name / "conf").rglob("*.yaml")
+    if not path.name.startswith(("sweep", "prior"))
+)
+SWEEPS = sorted(path for name in SPECS for path in (EGS / name / "conf").glob("sweep*.yaml"))
 # experiment: quantizer, covariance, where exp(s) starts, K, D, blocks, epochs, training images
 PUBLISHED = {
     "mnist/conf/train.yaml": ("gaussian", "global", 10.0, 128, 64, 2, 100, 50_000),
@@ -57,3 +65,9 @@ def test_every_configuration_makes_a_model_of_its_data(name):
     model = ImageModel(config.model, SPECS[name.partition("/")[0]])
     out = model(torch.zeros(2, *model.spec.shape, dtype=torch.uint8))
     assert torch.isfinite(out.loss)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=[path.relative_to(EGS).as_posix() for path in SWEEPS])
+def test_every_sweep_is_of_image_models(path):
+    trials = expand(load_sweep(path), path.parent)
+    assert {trial.config["task"] for trial in trials} == {"image"}

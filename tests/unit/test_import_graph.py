@@ -24,6 +24,7 @@ LAYERS = {
     "training": {"audio", "images", "models", "data", "quantization", "units", "plots"},
     "units": {"models", "data", "audio", "images", "plots"},
     "evaluation": {"units", "models", "data", "audio", "images", "plots"},
+    "experiments": {"training", "data", "plots"},
     "tokenizer": {"models", "audio", "units"},
 }
 LAYERS["bin"] = set(LAYERS)

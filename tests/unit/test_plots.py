@@ -5,7 +5,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from sqvae_speech.plots import plot_code_histogram, plot_curves, plot_images, plot_mels
+from sqvae_speech.plots import image_picture, plot_code_histogram, plot_curves, plot_images, plot_mels
 
 
 def test_mels_share_one_scale_and_time_axis(tmp_path):
@@ -65,6 +65,20 @@ def test_images_are_drawn_as_they_are(tmp_path):
     picture = imread(plot_images(tmp_path / "a.png", {"x": image}))[..., :3]
     for colour in ((1, 0, 0), (0, 1, 0)):
         assert (np.abs(picture - colour).max(axis=-1) < 0.01).sum() > 1000
+
+
+def test_images_as_one_picture():
+    image = torch.zeros(3, 3, 4, 6)
+    image[0, 0], image[1, 1], image[2, 2] = 1.0, 1.0, 1.0
+    picture = image_picture({"target": image, "reconstruction": 1 - image}, columns=2, least=8)
+    # two bands of two rows, an image is enlarged to 8 x 12 and has two pixels of white at its right and below
+    assert picture.shape == (4 * 10, 2 * 14, 3)
+    assert (picture[:8, :12] == (255, 0, 0)).all()
+    assert (picture[:8, 14:26] == (0, 255, 0)).all()
+    assert (picture[10:18, :12] == (0, 255, 255)).all()
+    assert (picture[20:28, :12] == (0, 0, 255)).all()
+    for row, column in ((8, 0), (0, 12), (20, 14), (39, 27)):
+        assert (picture[row, column] == 255).all()
 
 
 def test_images_that_cannot_be_drawn(tmp_path):
