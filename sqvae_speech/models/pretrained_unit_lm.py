@@ -15,7 +15,8 @@ class UnitLmBundle:
 
     Attributes:
         model: in evaluation mode when it was loaded.
-        units: the metadata of the unit store that it was trained on, as plain values: whose units these are.
+        units: of the metadata of the unit store that it was trained on what says whose units these are, as plain
+            values.
         conditions: speakers or classes that it can be told, in the order of its table.
         step: optimiser steps it was trained for.
         fingerprint: SHA-256 of the weights, "" for a model that was never saved.

@@ -115,7 +115,9 @@ class _Block(nn.Module):
         self.feed_forward = _FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotation, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache | None, layer: int
+    ) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache, layer))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 

@@ -1,7 +1,6 @@
 """Training of a language model over units, of speech or of images."""
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +13,7 @@ from sqvae_speech.models.unit_lm import UnitLm
 from sqvae_speech.training.optimization import require_same_model
 from sqvae_speech.training.task import Place, StepOutput, Task
 from sqvae_speech.training.unit_lm_config import UnitLmTrainConfig
-from sqvae_speech.units.blocks import UnitBlockLoader, UnitSequences, vocabulary_of
+from sqvae_speech.units.blocks import UnitBlockLoader, UnitSequences, facts_of, vocabulary_of
 from sqvae_speech.units.lm_scoring import sequence_nats
 from sqvae_speech.units.store import UnitStore, read_units, require_same_units
 
@@ -111,12 +110,12 @@ class UnitLmTask(Task):
 
     def save_model(self, directory: Path, model: nn.Module, step: int) -> None:
         assert isinstance(model, UnitLm)
-        save_unit_lm(directory, UnitLmBundle(model, asdict(self.meta), self.conditions, step))
+        save_unit_lm(directory, UnitLmBundle(model, facts_of(self.meta), self.conditions, step))
 
     def load_model(self, checkpoint: Path, model: nn.Module) -> None:
         bundle = load_unit_lm(checkpoint)
         train = self.config.data.train
-        if bundle.units != asdict(self.meta) or bundle.conditions != self.conditions:
+        if bundle.units != facts_of(self.meta) or bundle.conditions != self.conditions:
             raise UserError(
                 f"checkpoint {checkpoint} was trained on other units than those of {train}: resume on the same data, "
                 "or start in another folder"

@@ -19,6 +19,15 @@ def vocabulary_of(meta: UnitStoreMeta) -> UnitVocabulary:
     return UnitVocabulary(meta.codebook_size, meta.num_codebooks, meta.shape or ())
 
 
+def facts_of(meta: UnitStoreMeta) -> dict[str, Any]:
+    """What of a store's metadata a language model of its units is bound to, in types that JSON can hold.
+
+    ``UnitStoreMeta.from_dict`` reads it, for units that the model draws.
+    """
+    names = ("codebook_size", "num_codebooks", "frame_rate", "mel_spec", "checkpoint", "deduplicated")
+    return {**{name: getattr(meta, name) for name in names}, "shape": None if meta.shape is None else [*meta.shape]}
+
+
 class UnitSequences:
     """The units of a store in flat arrays, cut anywhere.
 

@@ -17,7 +17,7 @@ from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.lm import main
 from sqvae_speech.models.pretrained_unit_lm import UnitLmBundle, load_unit_lm, save_unit_lm
 from sqvae_speech.models.unit_lm import UnitLm, UnitLmConfig
-from sqvae_speech.units.blocks import UnitSequences, vocabulary_of
+from sqvae_speech.units.blocks import UnitSequences, facts_of, vocabulary_of
 from sqvae_speech.units.extract import encode_shards
 from sqvae_speech.units.lm_scoring import sequence_nats
 from sqvae_speech.units.store import deduplicate_store, read_units, write_units
@@ -45,7 +45,7 @@ def save_model(folder: Path, store, conditions=()) -> Path:
         UnitLmConfig(dim=16, num_layers=1, num_heads=2, context=8), vocabulary_of(store.meta), len(conditions)
     )
     folder.mkdir()
-    save_unit_lm(folder, UnitLmBundle(model, vars(store.meta), tuple(conditions)))
+    save_unit_lm(folder, UnitLmBundle(model, facts_of(store.meta), tuple(conditions)))
     return folder
 
 
@@ -81,7 +81,7 @@ def test_images_are_scored_in_bits_per_code(tmp_path):
     write_units(tmp_path / "codes.parquet", store, store.meta)
     sequences = random_sequences([6] * 4, shape=(2, 3))
     (tmp_path / "lm").mkdir()
-    save_unit_lm(tmp_path / "lm", UnitLmBundle(random_model(sequences, context=6), vars(store.meta)))
+    save_unit_lm(tmp_path / "lm", UnitLmBundle(random_model(sequences, context=6), facts_of(store.meta)))
     arguments = ["score", "--model", str(tmp_path / "lm"), "--units", str(tmp_path / "codes.parquet")]
     assert main([*arguments, "--output", str(tmp_path / "lm.json")]) == 0
     (split,) = json.loads((tmp_path / "lm.json").read_text())["splits"]
