@@ -3,7 +3,7 @@
 #
 #     bash egs/celebamask_hq/run.sh --corpus CelebAMask-HQ --ngpu 1
 #     bash egs/celebamask_hq/run.sh --corpus CelebAMask-HQ --config conf/categorical.yaml
-#     bash egs/celebamask_hq/run.sh --make-corpus egs/celebamask_hq/local/make_faces.py --config conf/short.yaml
+#     bash egs/celebamask_hq/run.sh --make-corpus egs/celebamask_hq/local/make_faces.py --config conf/short/vmf.yaml
 #     bash egs/celebamask_hq/run.sh --help
 #
 # The corpus cannot be fetched by a program; the third line draws face-like label maps in its layout instead.

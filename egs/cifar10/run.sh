@@ -3,7 +3,7 @@
 #
 #     bash egs/cifar10/run.sh --download                 # fetches the binary version first, 170 MB, once
 #     bash egs/cifar10/run.sh --corpus cifar-10-batches-py --ngpu 1
-#     bash egs/cifar10/run.sh --corpus cifar10_jpeg.zip --config conf/short.yaml   # files {train,test}/<class>/<name>.jpg
+#     bash egs/cifar10/run.sh --corpus cifar10_jpeg.zip    # files {train,test}/<class>/<name>.jpg
 #     bash egs/cifar10/run.sh --corpus cifar-10-batches-py --config conf/type4.yaml --perceptual "lpips fid"
 #     bash egs/cifar10/run.sh --help
 #
