@@ -106,7 +106,7 @@ def test_a_run_learns_and_leaves_what_it_promises(dumps, tmp_path, kind):
         assert valid[-1]["mse"] < 0.7 * valid[0]["mse"]
     assert valid[-1].keys() >= {"loss", "loss_sampled", "perplexity", "usage", "entropy"}
     plots = {path.name for path in (exp_dir / "plots").iterdir()}
-    assert plots == {"annealing.png", "codebook.png", "codes.png", "error.png", "images.png", "losses.png"}
+    assert plots >= {"annealing.png", "codebook.png", "codes.png", "error.png", "images.png", "losses.png"}
     bundle = load_image_model(exp_dir)
     assert bundle.image_spec == (ImageSpec(16, 16, 1, 3) if kind == "vmf" else ImageSpec(16, 16, 3))
 
