@@ -114,7 +114,7 @@ def plot_images(
         for number, picture in enumerate(drawn):
             axis = axes[number // columns * len(pictures) + row, number % columns]
             axis.imshow(picture, interpolation="nearest")
-            if number % columns == 0:
+            if number % columns == 0 and (number == 0 or len(pictures) > 1):
                 axis.set_title(title, fontsize=8, loc="left")
     return _save(figure, path)
 

@@ -21,6 +21,7 @@ VERBS = {
     "sweep": ("sqvae_speech.bin.sweep", "train over a grid or a random sample of configurations"),
     "encode": ("sqvae_speech.bin.encode", "recordings, data directories, shards or a live stream to discrete units"),
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
+    "lm": ("sqvae_speech.bin.lm", "score a language model over units, and draw speech or images from it"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }

@@ -138,7 +138,7 @@ class ImageTask(ShardTask):
 
     def inputs(self) -> str:
         settings = [ImageIndex.version, self.image_spec.to_dict(), self.front_end.to_dict(), self.classes]
-        return sources_digest(self.items, json.dumps(settings, sort_keys=True))
+        return sources_digest(self.items, json.dumps(settings, sort_keys=True), self.classes)
 
     def samples(self) -> Iterator[Sample | Bad]:
         for item in self.items:

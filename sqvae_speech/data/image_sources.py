@@ -1,7 +1,6 @@
 """Reading single images from where a data directory says they are: files, zips, arrays, sets of masks."""
 
 import functools
-import glob
 import hashlib
 import io
 import json
@@ -177,7 +176,7 @@ def _checked_map(pixels: np.ndarray, source: str, num_classes: int) -> np.ndarra
     return pixels
 
 
-def sources_digest(items: Iterable[ImageItem], settings: str) -> str:
+def sources_digest(items: Iterable[ImageItem], settings: str, classes: Sequence[str] = ()) -> str:
     """SHA-256 of settings, items, and the sizes and times of the files that the images are in."""
     digest = hashlib.sha256(settings.encode())
     seen: dict[str, list[list[int]]] = {}
@@ -185,22 +184,16 @@ def sources_digest(items: Iterable[ImageItem], settings: str) -> str:
         place = parse_source(item.source)
         state = seen.get(place.path)
         if state is None:
-            state = [_state(path) for path in _files(place)]
-            if place.kind in ("zip", "npy"):
+            files = _mask_paths(place, classes).values() if place.kind == "masks" else [Path(place.path)]
+            state = [_state(path) for path in files]
+            if place.kind in ("zip", "npy"):  # which hold many
                 seen[place.path] = state
         digest.update(json.dumps([item.image_id, item.source, item.label, state]).encode())
     return digest.hexdigest()
 
 
-def _files(place: Place) -> list[str]:
-    if place.kind != "masks":
-        return [place.path]
-    folder, name = os.path.split(place.path)
-    return sorted(glob.glob(os.path.join(glob.escape(folder), name.replace("[", "[[]").replace("?", "[?]"))))
-
-
-def _state(path: str) -> list[int]:
-    if not os.path.exists(path):
+def _state(path: Path) -> list[int]:
+    if not path.exists():
         return []
-    stat = os.stat(path)
+    stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]

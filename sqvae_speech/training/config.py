@@ -20,6 +20,7 @@ class TrainingConfig:
         final_learning_rate: where ``cosine`` ends, relative to ``learning_rate``.
         patience: validations without a better score after which ``plateau`` multiplies it by ``gamma``.
         gamma: see ``milestones`` and ``patience``.
+        weight_decay: decoupled (AdamW), of matrices; 0 is Adam.
         ema_decay: of a moving average of the weights, which is then what is validated and what checkpoints give to
             inference; 0 is without. 0.999 averages over about a thousand steps.
         max_grad_norm: gradients are clipped to this norm; 0 turns it off.
@@ -46,6 +47,7 @@ class TrainingConfig:
     final_learning_rate: float = 0.0
     patience: int = 3
     gamma: float = 0.5
+    weight_decay: float = 0.0
     ema_decay: float = 0.0
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
@@ -74,6 +76,7 @@ class TrainingConfig:
         self._one_of("schedule", "milestones", "cosine", "plateau", "constant")
         self._positive("learning_rate")
         self._at_least("warmup_steps", 0)
+        self._at_least("weight_decay", 0)
         self._at_least("patience", 0)
         self._between("final_learning_rate", 0.0, 1.0)
         self._between("gamma", 0.0, 1.0)

@@ -41,7 +41,7 @@ def test_faces_differ_and_have_all_classes_between_them():
 
 
 def test_the_corpus_can_be_prepared(tmp_path):
-    assert run(make_faces.main, ["--output", str(tmp_path / "faces"), "--count", "20", "--size", "32"]) == 0
+    assert run(make_faces.main, [str(tmp_path / "faces"), "--count", "20", "--size", "32"]) == 0
     prepared = prepare_celebamask_hq(tmp_path / "faces", tmp_path / "data")
     assert {split: len(data) for split, data in prepared.splits.items()} == {"train": 16, "dev": 2, "test": 2}
     index = write_image_shards(tmp_path / "data" / "test", tmp_path / "dump", progress=False)
@@ -52,5 +52,5 @@ def test_the_corpus_can_be_prepared(tmp_path):
 
 @pytest.mark.parametrize("option", [("--count", "9"), ("--size", "8")])
 def test_too_few_or_too_small(tmp_path, option, capsys):
-    assert run(make_faces.main, ["--output", str(tmp_path), *option]) == 1
+    assert run(make_faces.main, [str(tmp_path), *option]) == 1
     assert "at least 10 and 16 are needed" in capsys.readouterr().err

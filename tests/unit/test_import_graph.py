@@ -21,7 +21,7 @@ LAYERS = {
     "images": set(),
     "models": {"quantization", "audio", "images"},
     "data": {"audio", "images"},
-    "training": {"audio", "images", "models", "data", "quantization", "plots"},
+    "training": {"audio", "images", "models", "data", "quantization", "units", "plots"},
     "units": {"models", "data", "audio", "images", "plots"},
     "evaluation": {"units", "models", "data", "audio", "images", "plots"},
     "experiments": {"training", "data", "plots"},

@@ -1,14 +1,16 @@
 """Face-like label maps in CelebAMask-HQ's layout, drawn from a seed: a stand-in where the corpus is not at hand.
 
-python egs/celebamask_hq/local/make_faces.py --output downloads/faces --count 2000
+python egs/celebamask_hq/local/make_faces.py downloads/faces --count 2000
 
 Writes CelebAMask-HQ-mask-anno/<n>/<number>_<class>.png, binary masks, and CelebA-HQ-to-CelebA-mapping.txt, so that
 `sqvae-speech prepare celebamask_hq --corpus downloads/faces` takes it. A face is made of ellipses and bands whose
 places, sizes and tilt vary; hats, glasses, earrings and necklaces are rare, as in the corpus.
 """
 
+import multiprocessing
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -110,31 +112,44 @@ def draw_face(generator: np.random.Generator, size: int) -> dict[str, Mask]:
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def make_faces(output: Path, count: int, size: int, seed: int) -> None:
+def write_face(task: tuple[Path, int, int, int]) -> None:
+    """Draw a face and write its masks: below which folder, its number, the size, the seed."""
+    output, number, size, seed = task
+    folder = output / MASKS / str(number // PER_FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, mask in draw_face(np.random.default_rng((seed, number)), size).items():
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{number:05d}_{name}.png", compress_level=1)
+
+
+def make_faces(output: Path, count: int, size: int, seed: int, num_workers: int = 1) -> None:
     """Write ``count`` faces: four fifths for training, a tenth for validation and for test each."""
     lines = ["idx orig_idx orig_file"]
     for number in range(count):
         # the corpus' own script divides by the photo's number in CelebA
         photo = number + {8: DEV, 9: TEST}.get(number % 10, 0)
         lines.append(f"{number} {photo} {photo + 1:06d}.jpg")
-        folder = output / MASKS / str(number // PER_FOLDER)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, mask in draw_face(np.random.default_rng((seed, number)), size).items():
-            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{number:05d}_{name}.png", compress_level=1)
+    tasks = [(output, number, size, seed) for number in range(count)]
+    if num_workers > 1:
+        with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(write_face, tasks, chunksize=50))
+    else:
+        for task in tasks:
+            write_face(task)
     write_text(output / MAPPING, "\n".join(lines) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the corpus."""
     parser = ArgumentParser(prog="make_faces.py", description="Write face-like label maps in CelebAMask-HQ's layout.")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the corpus")
-    parser.add_argument("--count", type=int, default=2000, help="faces (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=128, help="of the masks, pixels (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all that varies (default: %(default)s)")
+    parser.add_argument("corpus", type=Path, help="folder to write to")
+    parser.add_argument("--count", type=int, default=2000, help="faces")
+    parser.add_argument("--size", type=int, default=128, help="of the masks, pixels")
+    parser.add_argument("--seed", type=int, default=0, help="of all that varies")
+    parser.add_argument("--num-workers", type=int, default=1, help="processes")
     options = parser.parse_args(argv)
     if options.count < 10 or options.size < 16:
         raise UserError(f"--count {options.count} --size {options.size}; at least 10 and 16 are needed")
-    make_faces(options.output, options.count, options.size, options.seed)
+    make_faces(options.corpus, options.count, options.size, options.seed, options.num_workers)
     return 0
 
 
