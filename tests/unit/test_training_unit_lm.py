@@ -17,9 +17,10 @@ from sqvae_speech.errors import UserError
 from sqvae_speech.models.pretrained import load_speech_model
 from sqvae_speech.models.pretrained_unit_lm import load_unit_lm
 from sqvae_speech.training.metrics_log import read_metrics
+from sqvae_speech.training.optimization import build_optimizer
 from sqvae_speech.training.task import Place
 from sqvae_speech.training.unit_lm import UnitLmTask
-from sqvae_speech.training.unit_lm_config import UnitDataConfig, UnitLmTrainConfig
+from sqvae_speech.training.unit_lm_config import UnitDataConfig, UnitLmTrainConfig, UnitLmTrainingConfig
 from sqvae_speech.units.sequences import UtteranceUnits
 from sqvae_speech.units.store import UnitStore, UnitStoreMeta, store_of, write_units
 
@@ -63,8 +64,15 @@ def test_a_run_interrupted_and_resumed_is_the_run_never_interrupted(train, valid
     assert main(words(tmp_path / "parts", train, valid, more, "--training.num_steps 5")) == 0
     assert main(words(tmp_path / "parts", train, valid, more, "--training.num_steps 8")) == 0
     # the interrupted run validates once more, at its end
-    assert rows(tmp_path / "whole", "train") == rows(tmp_path / "parts", "train")
-    assert rows(tmp_path / "whole", "valid")[-1] == rows(tmp_path / "parts", "valid")[-1]
+    for split, names in (
+        ("train", ("step", "loss", "grad_norm", "learning_rate", "epoch")),
+        ("valid", ("step", "loss", "bits_per_unit")),
+    ):
+        whole, parts = (
+            [[row[name] for name in names] for row in rows(tmp_path / run, split)] for run in ("whole", "parts")
+        )
+        assert whole[-1] == parts[-1]
+        assert split == "valid" or whole == parts
     last = Path("checkpoints") / "step-00000008" / "model.safetensors"
     expected, got = (load_file(tmp_path / name / last) for name in ("whole", "parts"))
     assert all(torch.equal(expected[name], got[name]) for name in expected)
@@ -90,6 +98,16 @@ def test_it_learns_a_pattern_to_almost_no_bits(tmp_path):
     assert score["perplexity"] == pytest.approx(2 ** score["bits_per_unit"])
     units = sum(pattern.size for pattern in patterns)
     assert score["loss"] == pytest.approx(score["bits_per_unit"] * np.log(2) * units / (units + 3))
+
+
+def test_weight_decay_spares_vectors():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.RMSNorm(2))
+    multipliers = {"bias": 10.0}
+    groups = build_optimizer(
+        model, UnitLmTrainingConfig(weight_decay=0.5, learning_rate=1.0), multipliers
+    ).param_groups
+    found = [(group["name"], group["weight_decay"], group["lr"], len(group["params"])) for group in groups]
+    assert found == [("rest", 0.0, 1.0, 1), ("rest", 0.5, 1.0, 1), ("bias", 0.0, 10.0, 1)]
 
 
 def test_what_is_saved_is_what_was_trained(train, valid, tmp_path):
