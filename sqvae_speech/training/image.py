@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +16,8 @@ from sqvae_speech.models.image import ImageModel
 from sqvae_speech.models.pretrained_image import ImageBundle, load_image_model, save_image_model
 from sqvae_speech.plots import image_picture, plot_code_histogram, plot_images
 from sqvae_speech.quantization import CodebookStatistics
-from sqvae_speech.training.autoencoder import AutoencoderTask
-from sqvae_speech.training.examples import Example, Histogram, Picture
+from sqvae_speech.training.autoencoder import AutoencoderTask, Shown
+from sqvae_speech.training.examples import Example, Picture
 from sqvae_speech.training.image_config import ImageTrainConfig
 from sqvae_speech.training.loading import cache_bytes, load_index
 from sqvae_speech.training.optimization import require_same_model
@@ -65,7 +64,7 @@ class ImageTask(AutoencoderTask):
             world_size=place.world_size,
             cache_bytes=cache_bytes(config.data),
         )
-        self.drawn: Shown | None = None  # of the last validation
+        self.drawn: ShownImages | None = None  # of the last validation
         quantizer = config.model.quantizer
         self.statistics = CodebookStatistics(quantizer.codebook_size, quantizer.num_codebooks)
 
@@ -94,7 +93,7 @@ class ImageTask(AutoencoderTask):
     def validate(self, model: nn.Module, step: int, plots_dir: Path | None) -> dict[str, float]:
         assert isinstance(model, ImageModel)
         assert self.valid_index is not None
-        shown = Shown(self.config.training.num_plots) if plots_dir is not None else None
+        shown = ShownImages(self.config.training.num_plots) if plots_dir is not None else None
         scores = validate(
             model,
             image_batches(self.valid_index, VALID_BATCH),
@@ -115,12 +114,7 @@ class ImageTask(AutoencoderTask):
         assert shown is not None
         if shown.images:
             yield Picture("images", image_picture(shown.images, num_classes=self.spec.num_classes or None))
-        for name, values in (("latents", shown.latents), ("log_var", shown.log_var)):
-            if values is not None:
-                yield Histogram(name, values.float().numpy().ravel())
-        if shown.counts is not None:
-            for number, counts in enumerate(shown.counts.view(-1, shown.counts.shape[-1])):
-                yield Histogram(f"codes/{number}", np.arange(len(counts)), counts.numpy())
+        yield from shown.histograms()
 
     def save_model(self, directory: Path, model: nn.Module, step: int) -> None:
         assert isinstance(model, ImageModel)
@@ -134,22 +128,14 @@ class ImageTask(AutoencoderTask):
 
 
 @dataclass
-class Shown:
-    """What a validation keeps to be drawn, on the CPU, of this process' first batch.
+class ShownImages(Shown):
+    """See :class:`sqvae_speech.training.autoencoder.Shown`.
 
     Attributes:
-        limit: images to keep, the first ones.
         images: ``target`` and ``reconstruction``, (n, C, H, W) in [0, 1] or (n, H, W) classes.
-        counts: uses of each code over all processes, (K,) or (N, K).
-        latents: before quantization.
-        log_var: None for a quantizer whose variances the encoder does not give.
     """
 
-    limit: int
     images: dict[str, Tensor] = field(default_factory=dict)
-    counts: Tensor | None = None
-    latents: Tensor | None = None
-    log_var: Tensor | None = None
 
 
 @torch.no_grad()
@@ -160,7 +146,7 @@ def validate(
     *,
     temperature: float,
     place: Place,
-    shown: Shown | None = None,
+    shown: ShownImages | None = None,
 ) -> dict[str, float]:
     """Score a model in evaluation mode; always with the same draws, and without moving those of training.
 

@@ -4,7 +4,6 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from torch import Tensor, nn
 
 from sqvae_speech.audio.vocoder import GriffinLim
@@ -17,12 +16,12 @@ from sqvae_speech.models.speech import SpeechModel
 from sqvae_speech.plots import mel_picture, plot_code_histogram, plot_mels
 from sqvae_speech.quantization import CodebookStatistics
 from sqvae_speech.training.autoencoder import AutoencoderTask
-from sqvae_speech.training.examples import Example, Histogram, Picture, Sound
+from sqvae_speech.training.examples import Example, Picture, Sound
 from sqvae_speech.training.loading import load_index
 from sqvae_speech.training.optimization import require_same_model
 from sqvae_speech.training.speech_config import SpeechTrainConfig
 from sqvae_speech.training.speech_loading import build_loader
-from sqvae_speech.training.speech_validation import Shown, validate
+from sqvae_speech.training.speech_validation import ShownUtterances, validate
 from sqvae_speech.training.task import Place, StepOutput
 
 VALID_FRAMES = 8000  # of a batch of validation, padding included
@@ -61,7 +60,7 @@ class SpeechTask(AutoencoderTask):
             self.train_index, config.data, config.training, rank=place.rank, world_size=place.world_size
         )
         quantizer = config.model.quantizer
-        self.drawn: Shown | None = None  # of the last validation
+        self.drawn: ShownUtterances | None = None  # of the last validation
         self.played: set[str] = set()
         self.statistics = CodebookStatistics(quantizer.codebook_size, quantizer.num_codebooks)
 
@@ -98,7 +97,7 @@ class SpeechTask(AutoencoderTask):
     def validate(self, model: nn.Module, step: int, plots_dir: Path | None) -> dict[str, float]:
         assert isinstance(model, SpeechModel)
         assert self.valid_index is not None
-        shown = Shown(self.config.training.num_plots) if plots_dir is not None else None
+        shown = ShownUtterances(self.config.training.num_plots) if plots_dir is not None else None
         scores = validate(
             model,
             batch_utterances(self.valid_index, max_frames=VALID_FRAMES, speakers=self.speakers),
@@ -133,12 +132,7 @@ class SpeechTask(AutoencoderTask):
                 # a network that has just begun may give anything
                 wav = vocoder.vocode(mel[:, :frames].float().nan_to_num().clamp(-10.0, 10.0))
                 yield Sound(f"{kind}/{name}", wav.numpy(), self.mel_spec.sample_rate)
-        for name, values in (("latents", shown.latents), ("log_var", shown.log_var)):
-            if values is not None:
-                yield Histogram(name, values.float().numpy().ravel())
-        if shown.counts is not None:
-            for number, counts in enumerate(shown.counts.view(-1, shown.counts.shape[-1])):
-                yield Histogram(f"codes/{number}", np.arange(len(counts)), counts.numpy())
+        yield from shown.histograms()
 
     def save_model(self, directory: Path, model: nn.Module, step: int) -> None:
         assert isinstance(model, SpeechModel)

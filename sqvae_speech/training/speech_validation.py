@@ -12,26 +12,19 @@ from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.models.modules import length_mask
 from sqvae_speech.models.speech import SpeechModel
 from sqvae_speech.quantization import CodebookStatistics
+from sqvae_speech.training.autoencoder import Shown
 from sqvae_speech.training.validation import isolated_random_state, over_processes
 
 
 @dataclass
-class Shown:
-    """What a validation keeps to be drawn and played, on the CPU.
+class ShownUtterances(Shown):
+    """See :class:`sqvae_speech.training.autoencoder.Shown`.
 
     Attributes:
-        limit: utterances to keep of this process' batches, the first ones.
         mels: ``(utterance id, target, reconstruction)``, each mel (n_mels, frames).
-        counts: uses of each code over all processes, (K,) or (N, K).
-        latents: (n, D) of the first batch, before quantization.
-        log_var: (n, 1) or (n, D) of the first batch; None for a quantizer whose variances the encoder does not give.
     """
 
-    limit: int
     mels: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
-    counts: Tensor | None = None
-    latents: Tensor | None = None
-    log_var: Tensor | None = None
 
 
 @torch.no_grad()
@@ -45,7 +38,7 @@ def validate(
     mel_spec: MelSpec,
     rank: int = 0,
     world_size: int = 1,
-    shown: Shown | None = None,
+    shown: ShownUtterances | None = None,
 ) -> dict[str, float]:
     """Score a model in evaluation mode; always with the same draws, and without moving those of training.
 

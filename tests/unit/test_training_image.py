@@ -14,12 +14,16 @@ from safetensors.torch import load_file
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.train import main
+from sqvae_speech.config import load_config
 from sqvae_speech.data.image_corpora.common import array_items, write_array, write_splits
 from sqvae_speech.data.image_shards import write_image_shards
 from sqvae_speech.data.shards import write_shards
 from sqvae_speech.images.spec import ImageSpec
 from sqvae_speech.models.pretrained_image import load_image_model
+from sqvae_speech.training.image import ImageTask
+from sqvae_speech.training.image_config import ImageTrainConfig
 from sqvae_speech.training.metrics_log import read_metrics
+from sqvae_speech.training.task import Place
 
 SMALL = "--model.num_blocks 1 --model.quantizer.codebook_size 16 --model.quantizer.dim 8"
 SHORT = "--training.batch_size 6 --training.log_interval 1 --training.valid_interval 4 --training.num_plots 0"
@@ -106,9 +110,25 @@ def test_a_run_learns_and_leaves_what_it_promises(dumps, tmp_path, kind):
         assert valid[-1]["mse"] < 0.7 * valid[0]["mse"]
     assert valid[-1].keys() >= {"loss", "loss_sampled", "perplexity", "usage", "entropy"}
     plots = {path.name for path in (exp_dir / "plots").iterdir()}
-    assert plots == {"annealing.png", "codebook.png", "codes.png", "error.png", "images.png", "losses.png"}
+    assert plots >= {"annealing.png", "codebook.png", "codes.png", "error.png", "images.png", "losses.png"}
     bundle = load_image_model(exp_dir)
     assert bundle.image_spec == (ImageSpec(16, 16, 1, 3) if kind == "vmf" else ImageSpec(16, 16, 3))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "vmf"])
+def test_examples_for_whoever_follows(dumps, tmp_path, kind):
+    arguments = words(dumps, tmp_path, kind, "--training.num_plots 3")
+    arguments = arguments[arguments.index("--data.train") :]
+    arguments.remove("--no-progress")
+    task = ImageTask(load_config(ImageTrainConfig, None, arguments), Place())
+    model = task.build_model()
+    task.validate(model, 0, tmp_path)
+    shown = {example.name: example for example in task.examples(model, 0)}
+    names = {"images", "latents", "codes/0", *(["log_var"] if kind == "diagonal" else [])}
+    assert shown.keys() == names
+    # three targets of 16 x 16 above their reconstructions, enlarged to 64, two pixels of white between
+    assert shown["images"].pixels.shape == (2 * 66, 3 * 66, 3)
+    assert shown["codes/0"].weights.sum() == 40 * model.latent_shape[0] * model.latent_shape[1]
 
 
 def test_a_scalar_that_is_kept_stays(dumps, tmp_path):
