@@ -1,8 +1,8 @@
-"""Speech to discrete units: ``sqvae-speech encode``.
+"""Speech to discrete units, or images to codes: ``sqvae-speech encode``.
 
-From recordings, printed a line each (`name|71 12 57`); from a data directory or shards, into a unit store; or live,
-raw samples from standard input, a unit a line. A store may be made by many processes: `accelerate launch
---num_processes 4 -m sqvae_speech.bin.encode ...`; a run that was killed goes on where it stopped.
+From recordings, printed a line each (`name|71 12 57`); from a data directory or shards (of speech or images), into a
+unit store; or live, raw samples from standard input, a unit a line. A store may be made by many processes:
+`accelerate launch --num_processes 4 -m sqvae_speech.bin.encode ...`; a run that was killed goes on where it stopped.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def parser() -> ArgumentParser:
     )
     source = options.add_argument_group("what to encode, one of")
     source.add_argument("wavs", nargs="*", metavar="WAV", help="recordings, of any rate")
-    source.add_argument("--shards", metavar="DIR", help="folder with index.json, e.g. dump/test")
+    source.add_argument("--shards", metavar="DIR", help="folder with index.json, e.g. dump/test, of speech or images")
     source.add_argument(
         "--data-dir", metavar="DIR", help="Kaldi data directory, e.g. data/test; recordings of any rate"
     )
@@ -66,6 +66,8 @@ def parser() -> ArgumentParser:
     )
     options.add_argument("--max-frames", type=int, default=16_000, help="mel frames of a batch, with its padding")
     options.add_argument("--part-frames", type=int, default=128_000, help="mel frames that a process does at a time")
+    options.add_argument("--batch-size", type=int, default=100, help="images of a batch")
+    options.add_argument("--part-images", type=int, default=10_000, help="images that a process does at a time")
     options.add_argument("--dtype", default="float32", help="of the encoder: float32, bfloat16 or float16")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
     options.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -94,6 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return encode_stream(args)
     if args.wavs:
         return encode_wavs(args)
+    if args.shards:
+        from sqvae_speech.data.image_inspection import is_images
+
+        if is_images(args.shards):
+            if args.formats or args.deduplicate:
+                options.error("--formats and --deduplicate are for units in time; --shards has images")
+            return encode_images(args)
     return encode_set(args)
 
 
@@ -124,6 +133,31 @@ def encode_set(args: argparse.Namespace) -> int:
     else:
         options = {"channel": args.channel, "max_bad": args.max_bad}
         files = encode_data_dir(bundle, args.data_dir, args.output, **options, **common)
+    if processes.is_first:
+        summarise(read_units(files[0]), files)
+    finish(processes)
+    return 0
+
+
+def encode_images(args: argparse.Namespace) -> int:
+    """Shards of images, by all processes."""
+    from sqvae_speech.models.pretrained_image import load_image_model
+    from sqvae_speech.units.batches import choose_device
+    from sqvae_speech.units.image_extract import encode_image_shards
+    from sqvae_speech.units.store import read_units
+
+    processes, name = processes_and_device(args.device)
+    device = choose_device(name)
+    files = encode_image_shards(
+        load_image_model(args.model, str(device)),
+        args.shards,
+        args.output,
+        batch_size=args.batch_size,
+        part_images=args.part_images,
+        device=device,
+        processes=processes,
+        progress=not args.quiet,
+    )
     if processes.is_first:
         summarise(read_units(files[0]), files)
     finish(processes)

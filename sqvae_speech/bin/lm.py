@@ -93,25 +93,20 @@ def _score(args, bundle) -> int:
 
 
 def _sample(args, bundle) -> int:
-    from sqvae_speech.models.pretrained import load_speech_model
-    from sqvae_speech.units.convert_voice import require_units_of, speaker_index
     from sqvae_speech.units.lm_sampling import draw_durations, sample_store
     from sqvae_speech.units.store import UnitStoreMeta, read_units, write_units
 
     meta = UnitStoreMeta.from_dict(bundle.units)
+    device = str(bundle.model.embedding.weight.device)
     if args.durations is not None and not meta.deduplicated:
         raise UserError("--durations is for deduplicated units; those of this model all last one step")
     if args.tokenizer is not None and meta.deduplicated and args.durations is None:
         raise UserError("these units are deduplicated: to be heard they need --durations FILE, a store that has them")
-    tokenizer = None
-    if args.tokenizer is not None:
-        tokenizer = load_speech_model(args.tokenizer, str(bundle.model.embedding.weight.device))
-        require_units_of(tokenizer, meta, f"the language model {args.model}")
-        for name in args.speaker:
-            speaker_index(tokenizer.speakers, name)
+    images = meta.shape is not None
+    voices = None if args.tokenizer is None or images else _voices(args, meta, device)
     speakers = args.speaker
     if not speakers and args.prompts is None:
-        speakers = bundle.conditions or (() if tokenizer is None else tokenizer.speakers)
+        speakers = bundle.conditions or (() if voices is None else voices.speakers)
     store = sample_store(
         bundle,
         args.number,
@@ -129,9 +124,39 @@ def _sample(args, bundle) -> int:
     output = Path(args.output)
     write_units(output / "units.parquet", store, store.meta)
     print(output / "units.parquet")
-    if tokenizer is not None:
-        _speak(args, tokenizer, store)
+    if voices is not None:
+        _speak(args, voices, store)
+    elif args.tokenizer is not None:
+        _draw(args, store, device)
     return 0
+
+
+def _voices(args, meta, device: str):
+    """The speech model that made the units, which knows the speakers asked for."""
+    from sqvae_speech.models.pretrained import load_speech_model
+    from sqvae_speech.units.convert_voice import require_units_of, speaker_index
+
+    tokenizer = load_speech_model(args.tokenizer, device)
+    require_units_of(tokenizer, meta, f"the language model {args.model}")
+    for name in args.speaker:
+        speaker_index(tokenizer.speakers, name)
+    return tokenizer
+
+
+def _draw(args, store, device: str) -> None:
+    """Decode codes of images and write them as one grid."""
+    import torch
+
+    from sqvae_speech.models.pretrained_image import load_image_model
+    from sqvae_speech.plots import plot_images
+    from sqvae_speech.units.image_extract import decode_store
+
+    tokenizer = load_image_model(args.tokenizer, device)
+    images = torch.stack(list(decode_store(tokenizer, store, device=device)))
+    spec = tokenizer.image_spec
+    pixels = images if spec.is_labels else images.clamp(0, 1)
+    path = Path(args.output) / "samples.png"
+    print(plot_images(path, {"samples": pixels}, num_classes=spec.num_classes or None))
 
 
 def _default_units(frame_rate: float | None) -> int:

@@ -10,9 +10,9 @@ from sqvae_speech.version import __version__
 
 # verb -> (module with main(argv) -> int, what it does). Imported only when called: `--help` must not wait for torch.
 VERBS = {
-    "prepare": ("sqvae_speech.bin.prepare", "a corpus to Kaldi data directories"),
+    "prepare": ("sqvae_speech.bin.prepare", "a corpus of speech or images to data directories"),
     "data": ("sqvae_speech.bin.data", "look at data directories and shards: summary, validate, show"),
-    "shards": ("sqvae_speech.bin.shards", "a data directory to log-mel features in webdataset shards"),
+    "shards": ("sqvae_speech.bin.shards", "a data directory to webdataset shards: log-mel features, or images"),
     "train": (
         "sqvae_speech.bin.train",
         "train a model on shards (also: accelerate launch -m sqvae_speech.bin.train)",

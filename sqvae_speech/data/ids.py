@@ -5,8 +5,11 @@ an id with any of them would silently change its meaning on the way. Directories
 names contain them goes through :func:`escape_id`, which loses nothing.
 """
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
 
 from sqvae_speech.errors import UserError
 
@@ -88,3 +91,13 @@ def check_id(name: str, where: str = "", kind: str = "utterance id") -> str:
             f"{prefix}{kind} {name[:40]!r}... has {len(name.encode())} bytes, at most {MAX_BYTES} are legal"
         )
     return name
+
+
+def known_id(name: str, known: Iterable[str], folder: str | Path, noun: str) -> str:
+    """Return ``name`` if a folder has it, else raise :class:`UserError` with the ids that are near it."""
+    known = list(known)
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    what = f"near it are {', '.join(near)}" if near else f"there are {', '.join(known[:5])}, ..."
+    raise UserError(f"{folder} has no {noun} {name!r}; {what} ({len(known)} {noun}s)")

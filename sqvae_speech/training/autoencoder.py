@@ -1,17 +1,46 @@
 """What tasks that train a quantized autoencoder share: temperature, the codebook's start and its use."""
 
 import functools
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sqvae_speech.quantization import CodebookStatistics, QuantizerOutput
 from sqvae_speech.training.collapse import CollapseWatch
+from sqvae_speech.training.examples import Histogram
 from sqvae_speech.training.optimization import start_codebook
 from sqvae_speech.training.schedules import temperature_at
 from sqvae_speech.training.task import Task
+
+
+@dataclass
+class Shown:
+    """What a validation keeps to be drawn, on the CPU; tasks add their own.
+
+    Attributes:
+        limit: examples to keep of this process' batches, the first ones.
+        counts: uses of each code over all processes, (K,) or (N, K).
+        latents: (..., D) of the first batch, before quantization.
+        log_var: of the first batch; None for a quantizer whose variances the encoder does not give.
+    """
+
+    limit: int
+    counts: Tensor | None = None
+    latents: Tensor | None = None
+    log_var: Tensor | None = None
+
+    def histograms(self) -> Iterator[Histogram]:
+        """Yield those of latents, variances and, a codebook each, codes."""
+        for name, values in (("latents", self.latents), ("log_var", self.log_var)):
+            if values is not None:
+                yield Histogram(name, values.float().numpy().ravel())
+        if self.counts is not None:
+            for number, counts in enumerate(self.counts.view(-1, self.counts.shape[-1])):
+                yield Histogram(f"codes/{number}", np.arange(len(counts)), counts.numpy())
 
 
 class AutoencoderTask(Task):

@@ -127,7 +127,7 @@ class AutoencoderTrainingConfig(TrainingConfig):
     Attributes:
         codebook_lr_multiplier: learning rate of the codebook relative to the rest.
         log_scale_lr_multiplier: the same for the quantizer's trainable scalar (log σ² or log κ). With Adam at rate r
-            a scalar moves by about r a step: at 1 it takes 10,000 steps to anneal σ² by a factor of 50.
+            a scalar moves by about r a step: at 1 it takes 10,000 steps to anneal σ² by a factor of 50. 0 keeps it.
         codebook_init: ``normal``, or ``data``: codes start at latents of training batches.
         temperature_init: Gumbel-softmax temperature at step 0.
         temperature_decay: τ = init · exp(-decay · step), as published.
@@ -149,7 +149,8 @@ class AutoencoderTrainingConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("codebook_init", "normal", "data")
-        for name in ("temperature_init", "codebook_lr_multiplier", "log_scale_lr_multiplier"):
+        self._at_least("log_scale_lr_multiplier", 0.0)
+        for name in ("temperature_init", "codebook_lr_multiplier"):
             self._positive(name)
         if self.temperature_final is not None:
             self._positive("temperature_final")

@@ -4,10 +4,10 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from torch import Tensor, nn
 
 from sqvae_speech.audio.vocoder import GriffinLim
+from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.reader import batch_utterances
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.modules import length_mask
@@ -16,12 +16,13 @@ from sqvae_speech.models.speech import SpeechModel
 from sqvae_speech.plots import mel_picture, plot_code_histogram, plot_mels
 from sqvae_speech.quantization import CodebookStatistics
 from sqvae_speech.training.autoencoder import AutoencoderTask
-from sqvae_speech.training.examples import Example, Histogram, Picture, Sound
-from sqvae_speech.training.loading import build_loader, load_index
+from sqvae_speech.training.examples import Example, Picture, Sound
+from sqvae_speech.training.loading import load_index
 from sqvae_speech.training.optimization import require_same_model
 from sqvae_speech.training.speech_config import SpeechTrainConfig
+from sqvae_speech.training.speech_loading import build_loader
+from sqvae_speech.training.speech_validation import ShownUtterances, validate
 from sqvae_speech.training.task import Place, StepOutput
-from sqvae_speech.training.validation import Shown, validate
 
 VALID_FRAMES = 8000  # of a batch of validation, padding included
 _SOUND_SECONDS = 8.0  # of an example: enough to hear, and of the time of a validation a small part
@@ -47,8 +48,8 @@ class SpeechTask(AutoencoderTask):
     def __init__(self, config: SpeechTrainConfig, place: Place):
         self.config = config
         self.place = place
-        self.train_index = load_index(config.data, "train")
-        self.valid_index = load_index(config.data, "valid") if config.data.valid else None
+        self.train_index = load_index(config.data, "train", ShardIndex)
+        self.valid_index = load_index(config.data, "valid", ShardIndex) if config.data.valid else None
         self.mel_spec = self.train_index.mel_spec
         self.speakers = self.train_index.speakers
         if self.valid_index is not None:
@@ -59,7 +60,7 @@ class SpeechTask(AutoencoderTask):
             self.train_index, config.data, config.training, rank=place.rank, world_size=place.world_size
         )
         quantizer = config.model.quantizer
-        self.drawn: Shown | None = None  # of the last validation
+        self.drawn: ShownUtterances | None = None  # of the last validation
         self.played: set[str] = set()
         self.statistics = CodebookStatistics(quantizer.codebook_size, quantizer.num_codebooks)
 
@@ -104,7 +105,7 @@ class SpeechTask(AutoencoderTask):
     def validate(self, model: nn.Module, step: int, plots_dir: Path | None) -> dict[str, float]:
         assert isinstance(model, SpeechModel)
         assert self.valid_index is not None
-        shown = Shown(self.config.training.num_plots) if plots_dir is not None else None
+        shown = ShownUtterances(self.config.training.num_plots) if plots_dir is not None else None
         scores = validate(
             model,
             batch_utterances(self.valid_index, max_frames=VALID_FRAMES, speakers=self.speakers),
@@ -139,12 +140,7 @@ class SpeechTask(AutoencoderTask):
                 # a network that has just begun may give anything
                 wav = vocoder.vocode(mel[:, :frames].float().nan_to_num().clamp(-10.0, 10.0))
                 yield Sound(f"{kind}/{name}", wav.numpy(), self.mel_spec.sample_rate)
-        for name, values in (("latents", shown.latents), ("log_var", shown.log_var)):
-            if values is not None:
-                yield Histogram(name, values.float().numpy().ravel())
-        if shown.counts is not None:
-            for number, counts in enumerate(shown.counts.view(-1, shown.counts.shape[-1])):
-                yield Histogram(f"codes/{number}", np.arange(len(counts)), counts.numpy())
+        yield from shown.histograms()
 
     def save_model(self, directory: Path, model: nn.Module, step: int) -> None:
         assert isinstance(model, SpeechModel)

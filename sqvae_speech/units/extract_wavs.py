@@ -13,9 +13,9 @@ from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.sources import WavSource, array_source, recording_source
 from sqvae_speech.audio.wav import wav_info
-from sqvae_speech.data.index import Bad
 from sqvae_speech.data.kaldi import DataDir, Utterance
 from sqvae_speech.data.recordings import read_utterance, recordings_digest
+from sqvae_speech.data.shard_folder import Bad
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.wavs import LONG_SECONDS, WavReader
 from sqvae_speech.units.extract import (

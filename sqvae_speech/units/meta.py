@@ -131,6 +131,15 @@ def require_same_codebook(meta: UnitStoreMeta, codebook_size: int, num_codebooks
             )
 
 
+def require_same_checkpoint(meta: UnitStoreMeta, fingerprint: str, what: str) -> None:
+    """Raise :class:`UserError`, with both fingerprints, when another model made the units; a text form knows none."""
+    if meta.checkpoint is not None and meta.checkpoint != fingerprint:
+        raise UserError(
+            f"{what} was made by checkpoint {meta.checkpoint[:12]}, and this one is {fingerprint[:12]}: its "
+            "codes mean something else here; use the model that made them, or encode again"
+        )
+
+
 def require_same_units(one: UnitStoreMeta, two: UnitStoreMeta, what: str, other: str) -> None:
     """Raise :class:`UserError`, with both values, when the units of two stores cannot be modelled as one kind.
 

@@ -136,8 +136,9 @@ def unit_statistics(store: UnitSource) -> UnitStatistics:
         if utterance.f0 is not None:
             voiced += int(np.count_nonzero(utterance.f0))
             pitch += float(utterance.f0.sum(dtype=np.float64))
-        # run lengths of units that were deduplicated without their durations would all be 1, and mean nothing
-        runs_known = runs_known and (utterance.durations is not None or not meta.deduplicated)
+        # run lengths of units that were deduplicated without their durations would all be 1, and mean nothing; of
+        # images they go around corners
+        runs_known = runs_known and meta.shape is None and (utterance.durations is not None or not meta.deduplicated)
     total = symbols.total()
     if total == 0:
         raise UserError(f"{store.name}: no units in {utterances} utterances; nothing to summarise")

@@ -14,13 +14,14 @@ from units_world import SECONDS, make_world, voice
 
 from sqvae_speech.bin.main import main
 from sqvae_speech.data.kaldi import DataDir, Utterance
+from sqvae_speech.data.shard_folder import Bad
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.inference import for_inference
 from sqvae_speech.models.wavs import WavReader
 from sqvae_speech.units import extract_wavs
 from sqvae_speech.units.extract import encode_shards
 from sqvae_speech.units.extract_wavs import encode_data_dir
-from sqvae_speech.units.parts import Bad, PartUnits, Processes, divide, encode_in_parts
+from sqvae_speech.units.parts import PartUnits, Processes, divide, encode_in_parts
 from sqvae_speech.units.sequences import UtteranceUnits
 from sqvae_speech.units.store import UnitStoreMeta, read_units
 
