@@ -229,9 +229,10 @@ def test_two_processes_write_what_one_writes(world, tmp_path, capsys, source):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("6 utterances") == 1
     assert "process 1 of 2" in done.stderr
-    for name in ("u.parquet", "u.km", "u.ids", "dict.km.txt"):
+    names = {"u.parquet", "u.km", "u.ids", "dict.km.txt", "u.km.json"}
+    for name in names:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
-    assert {path.name for path in (tmp_path / "2").iterdir()} == {"u.parquet", "u.km", "u.ids", "dict.km.txt"}
+    assert {path.name for path in (tmp_path / "2").iterdir()} == names
 
 
 @pytest.mark.slow
