@@ -104,7 +104,7 @@ def report(document: dict[str, Any]) -> str:
         "",
         f"The published 32 x 32 network (type I, K 512, D 64), batches of {settings['batch_size']} images. "
         f"{facts['processor']}, {facts['threads']} threads, PyTorch {facts['torch']}; load at the end "
-        f"{facts['load_average'][0]:.1f}. Medians over {settings['rounds']} turns; of ratios, those of the turns' own.",
+        f"{facts['load_average'][0]:.1f}. Medians over {settings['rounds']} turns, also of ratios.",
         "",
         f"Command: `OMP_NUM_THREADS={facts['threads']} python tools/bench_train_image.py "
         f"--device {settings['device']} --batch-size {settings['batch_size']} --rounds {settings['rounds']} "
