@@ -139,12 +139,11 @@ def test_a_scalar_that_is_kept_stays(dumps, tmp_path):
 @pytest.mark.slow
 def test_two_processes_are_one_on_the_same_global_batch(dumps, tmp_path):
     """VQ-VAE, which draws nothing: the same numbers, but for rounding, where they are of the global batch."""
-    kind = "ema"
-    options = (KINDS[kind].split(" ", 1)[1], "--training.num_steps 12")
-    assert main(words(dumps, tmp_path / "one", kind, *options)) == 0
+    length = "--training.num_steps 12"
+    assert main(words(dumps, tmp_path / "one", "ema", length)) == 0
     # by torchrun: on a CPU, `accelerate launch` would start one process whatever it is told
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "sqvae_speech.bin.train", *words(dumps, tmp_path / "two", kind, *options)]
+    command += ["-m", "sqvae_speech.bin.train", *words(dumps, tmp_path / "two", "ema", length)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
