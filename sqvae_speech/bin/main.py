@@ -18,6 +18,7 @@ VERBS = {
         "train a model on shards (also: accelerate launch -m sqvae_speech.bin.train)",
     ),
     "encode": ("sqvae_speech.bin.encode", "recordings, data directories, shards or a live stream to discrete units"),
+    "export": ("sqvae_speech.bin.export", "a tokenizer as an ONNX file, a compiled package, or a folder to share"),
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),

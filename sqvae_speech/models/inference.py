@@ -35,7 +35,7 @@ class InferenceEncoder(nn.Module):
 
     def __init__(self, encoder: ConvEncoder, dtype: torch.dtype = torch.float32):
         super().__init__()
-        convolutions = [_folded(block) for block in encoder.blocks]  # type: ignore[arg-type]
+        convolutions = [folded(block) for block in encoder.blocks]  # type: ignore[arg-type]
         # the first has few channels: tiles would save little of what is little
         self.layers = nn.ModuleList(
             RowConvolution(convolution, tiles=number > 0) for number, convolution in enumerate(convolutions)
@@ -44,8 +44,12 @@ class InferenceEncoder(nn.Module):
         self.layers.to(dtype)
 
     @property
+    def convolutions(self) -> list[RowConvolution]:
+        return [layer for layer in self.layers if isinstance(layer, RowConvolution)]
+
+    @property
     def dtype(self) -> torch.dtype:
-        return self.layers[0].weight.dtype  # type: ignore[return-value]
+        return self.convolutions[0].weight.dtype
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """See :meth:`ConvEncoder.forward`; float32 in, and float32 or float64 out, 0 beyond an example's end."""
@@ -58,7 +62,8 @@ class InferenceEncoder(nn.Module):
 
     def of_rows(self, utterances: Sequence[Tensor]) -> list[Tensor]:
         """Frames of utterances, each (F, n_mels) -> their heads, each (u, channels); none of fewer than 4 frames."""
-        nothing = utterances[0].new_zeros(0, self.layers[-1].out_channels, dtype=_wide(self.dtype))  # type: ignore
+        channels = self.convolutions[-1].out_channels
+        nothing = utterances[0].new_zeros(0, channels, dtype=_wide(self.dtype))
         heads = [nothing] * len(utterances)
         group: list[int] = []
         held = 0
@@ -83,7 +88,7 @@ class InferenceEncoder(nn.Module):
         ends = torch.tensor(pairs, device=x.device).cumsum(0)
         # Buffers have a row of zeros before the first frame, or unit. Of every utterance the last two frames, and
         # the last unit, do not exist: they are the zeros between it and the next.
-        first, second, third, fourth, fifth, head = self.layers
+        first, second, third, fourth, fifth, head = self.convolutions
         first_row = ends.new_zeros(1)
         no_frames = torch.cat([first_row, 2 * ends - 1, 2 * ends])
         no_units = torch.cat([first_row, ends])
@@ -123,7 +128,7 @@ def _without_tf32(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def _folded(block: nn.Sequential) -> nn.Conv2d:
+def folded(block: nn.Sequential) -> nn.Conv2d:
     """The convolution of a block with its normalisation in it, float64."""
     conv, norm, _ = block
     assert isinstance(conv, nn.Conv2d)
@@ -139,7 +144,7 @@ def _folded(block: nn.Sequential) -> nn.Conv2d:
         norm.weight.double(),
         norm.bias.double(),
     )
-    folded = nn.Conv2d(
+    convolution = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,  # type: ignore[arg-type]
@@ -149,9 +154,9 @@ def _folded(block: nn.Sequential) -> nn.Conv2d:
         dtype=torch.float64,
     )
     with torch.no_grad():
-        folded.weight.copy_(weight)
-        folded.bias.copy_(bias)  # type: ignore[union-attr]
-    return folded
+        convolution.weight.copy_(weight)
+        convolution.bias.copy_(bias)  # type: ignore[union-attr]
+    return convolution
 
 
 class InferenceModel(SpeechModel):
@@ -205,7 +210,7 @@ class InferenceModel(SpeechModel):
         else:
             # in float64, so that latents alone decide, and not also the order in which their logits are summed
             chosen = self.quantizer.encode(rows.double(), None if row_log_var is None else row_log_var.double())
-            doubtful = self._changes(chosen, rows, row_log_var)[:, 0]
+            doubtful = self.changes(chosen, rows, row_log_var)[:, 0]
             chosen = chosen[:, 0]
             if doubtful.any():
                 units = real.nonzero()[doubtful]
@@ -229,7 +234,7 @@ class InferenceModel(SpeechModel):
         heads = self.exact.of_rows(fields)
         return torch.stack([head[unit, None] for head, unit in zip(heads, inside, strict=True)])
 
-    def _changes(self, indices: Tensor, z: Tensor, log_var: Tensor | None) -> Tensor:
+    def changes(self, indices: Tensor, z: Tensor, log_var: Tensor | None) -> Tensor:
         """(B, U) bool, whether a disturbance of the latents changes a code."""
         changes = torch.zeros(z.shape[:-1], dtype=torch.bool, device=z.device)
         generator = torch.Generator().manual_seed(0)

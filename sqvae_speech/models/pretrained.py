@@ -3,23 +3,27 @@
 Nothing here is unpickled. The same two files lie in every checkpoint and in an exported model.
 """
 
+import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.config import from_dict, to_dict
-from sqvae_speech.errors import UserError
+from sqvae_speech.errors import UserError, nearest
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
 from sqvae_speech.version import __version__
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+WEIGHTS = {"float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,24 @@ class SpeechBundle:
         """Units a second."""
         return self.mel_spec.frame_rate / self.model.frames_per_unit
 
+    def rounded(self, weights: str) -> "SpeechBundle":
+        """As it is when it has been saved in ``weights``, see :func:`save_speech_model`, and loaded again."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(_stored(self.model, weights))
+        return replace(self, model=model, fingerprint="")
 
-def save_speech_model(directory: Path, bundle: SpeechBundle) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into ``directory``, which exists."""
+
+def save_speech_model(directory: Path, bundle: SpeechBundle, weights: str = "float32") -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``directory``, which exists.
+
+    Args:
+        directory: the folder.
+        bundle: the model.
+        weights: what matrices are stored in, ``float32`` or ``float16``; vectors stay in float32.
+
+    Raises:
+        UserError: other weights.
+    """
     description = {
         "format": "sqvae_speech.speech",
         "version": __version__,
@@ -63,8 +82,17 @@ def save_speech_model(directory: Path, bundle: SpeechBundle) -> None:
         "model": bundle.config,
     }
     (directory / CONFIG_NAME).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in bundle.model.state_dict().items()}
-    save_file(weights, directory / WEIGHTS_NAME)
+    save_file(_stored(bundle.model, weights), directory / WEIGHTS_NAME)
+
+
+def _stored(model: SpeechModel, weights: str) -> dict[str, Tensor]:
+    if weights not in WEIGHTS:
+        raise UserError(f"weights {weights!r}{nearest(weights, WEIGHTS)}; legal: {', '.join(WEIGHTS)}")
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return {
+        name: (tensor.to(WEIGHTS[weights]) if tensor.dim() > 1 else tensor).contiguous()
+        for name, tensor in state.items()
+    }
 
 
 def load_speech_model(path: str | Path, device: str = "cpu") -> SpeechBundle:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.stream import Level, MelFrames, MelStream
-from sqvae_speech.models.inference import InferenceEncoder
+from sqvae_speech.models.inference import InferenceEncoder, InferenceModel
 from sqvae_speech.models.row_convolution import RowConvolution
 from sqvae_speech.models.speech import SpeechModel
 
@@ -32,6 +32,17 @@ def read_posterior(
     return model.quantizer.posterior(z, log_var)
 
 
+def read_near_ties(
+    model: SpeechModel, z: Tensor, log_var: Tensor | None, mel: Tensor, lengths: Tensor | None, first: int
+) -> Tensor:
+    """Latents (B, U, D) -> (B, U) bool, which units a rounding error of float32 could change."""
+    assert isinstance(model, InferenceModel)
+    if log_var is not None:  # of one an utterance too
+        log_var = log_var.expand(*z.shape[:2], -1)
+    rows = z.flatten(0, 1)[:, None], None if log_var is None else log_var.flatten(0, 1)[:, None]
+    return model.changes(model.quantizer.encode(*rows), *rows).view(z.shape[:2])
+
+
 class EncoderStream:
     """The encoder over mel frames that come in pieces: every frame goes through every layer once.
 
@@ -41,7 +52,7 @@ class EncoderStream:
 
     def __init__(self, encoder: InferenceEncoder):
         self.dtype = encoder.dtype
-        self._layers = [layer for layer in encoder.layers if isinstance(layer, RowConvolution)]
+        self._layers = encoder.convolutions
         self._kept = [self._zeros(layer, 0) for layer in self._layers]  # rows that the next outputs need too
 
     def start(self, *, at_beginning: bool) -> None:

@@ -10,7 +10,9 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -101,8 +103,7 @@ def hub_of(folder: Path, repo_id: str):
         server.server_close()
 
 
-def test_a_folder_needs_neither_network_nor_the_hubs_library(folder, monkeypatch, no_network):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it fails
+def test_a_folder_needs_no_network(folder, monkeypatch, no_network):
     monkeypatch.chdir(folder.parent)
     for name in (folder, str(folder), "model", "./model"):
         assert SpeechTokenizer.from_pretrained(name).codebook_size == 32
@@ -234,8 +235,6 @@ for options in ({"name": "somebody/other"}, {"name": repo_id, "revision": "v9"})
 
 
 def test_a_hub_id_is_downloaded_once_and_then_kept(folder, tmp_path, monkeypatch, no_proxies):
-    import huggingface_hub
-
     repo_id, cache = "somebody/small-tokenizer", str(tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no folder somebody/small-tokenizer here.*offline was asked for"):
@@ -261,8 +260,6 @@ def test_a_hub_id_is_downloaded_once_and_then_kept(folder, tmp_path, monkeypatch
 
 
 def test_a_hub_id_without_a_network_is_one_message(tmp_path, monkeypatch, no_proxies):
-    import huggingface_hub
-
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="cannot be reached: give a folder, or get it once with a network"):
@@ -288,8 +285,6 @@ def test_what_is_no_hub_id_is_looked_for_here_only(tmp_path, monkeypatch, no_net
 
 
 def test_push_uploads_what_save_writes(folder, tmp_path, monkeypatch):
-    import huggingface_hub
-
     calls = {}
 
     class Api:
@@ -299,24 +294,41 @@ def test_push_uploads_what_save_writes(folder, tmp_path, monkeypatch):
         def create_repo(self, repo_id, private=None, exist_ok=False):
             assert exist_ok
             calls["private"] = private
-            return f"https://hub/{repo_id}"
+            return SimpleNamespace(repo_id=repo_id)
 
-        def upload_folder(self, repo_id, folder_path, commit_message, revision):
+        def upload_folder(self, repo_id, folder_path, revision, **options):
             calls["files"] = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
             calls["revision"] = revision
+            calls["create_pr"] = options["create_pr"]
+            return f"https://hub/{repo_id}"
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Api)
     monkeypatch.chdir(tmp_path)
     tokenizer = SpeechTokenizer.from_pretrained(folder)
     options = {"private": True, "token": "t", "revision": "v1", "licence": "mit", "data": "my corpus"}
-    assert tokenizer.push_to_hub("me/mine", **options) == "https://hub/me/mine"
-    assert (calls["token"], calls["private"], calls["revision"]) == ("t", True, "v1")
+    assert tokenizer.push_to_hub("me/mine", **options, create_pr=True) == "https://hub/me/mine"
+    assert (calls["token"], calls["private"], calls["revision"], calls["create_pr"]) == ("t", True, "v1", True)
     assert set(calls["files"]) == {"config.json", "model.safetensors", "README.md"}
     assert b'from_pretrained("me/mine")' in calls["files"]["README.md"]
     assert calls["files"]["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="owner/name"):
         tokenizer.push_to_hub("mine")
+    tokenizer.save_pretrained(tmp_path / "kept", push_to_hub=True, repo_id="me/other", licence="mit")
+    assert b'from_pretrained("me/other")' in calls["files"]["README.md"]
+    assert b'from_pretrained("kept")' in (tmp_path / "kept" / "README.md").read_bytes()
+
+
+def test_what_huggingface_hubs_mixin_promises(folder, tmp_path, monkeypatch):
+    assert issubclass(SpeechTokenizer, huggingface_hub.ModelHubMixin)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="offline was asked for"):
+        SpeechTokenizer.from_pretrained("somebody/small", local_files_only=True, cache_dir=tmp_path)
+    with pytest.raises(TypeError, match="no argument 'dtpye'"):
+        SpeechTokenizer.from_pretrained(folder, dtpye="bfloat16")
+    card = SpeechTokenizer.from_pretrained(folder).generate_model_card("me/mine", licence="mit")
+    assert card.data.license == "mit"
+    assert card.data.library_name == "sqvae_speech"
 
 
 def test_save_refuses_a_file(folder, tmp_path):
