@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.models.exporting import INPUTS
 
 _Run = Callable[[NDArray[np.float32], NDArray[np.int64]], tuple[Any, Any]]
 
@@ -25,6 +24,7 @@ class ExportedTokenizer:
 
     Attributes:
         facts: see :func:`sqvae_speech.models.exporting.describe`.
+        run: the two inputs, arrays, to the two outputs, arrays or tensors.
 
     Raises:
         UserError: there is none, it is damaged, or onnxruntime is not here.
@@ -40,7 +40,7 @@ class ExportedTokenizer:
                 raise UserError(f"no exported tokenizer at {needed}; `sqvae-speech export` writes both files")
         try:
             self.facts: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
-            self._run = _LOADERS[file.suffix](file, threads or torch.get_num_threads())
+            self.run = _LOADERS[file.suffix](file, threads or torch.get_num_threads())
         except UserError:
             raise
         except Exception as error:  # of either runtime: no common base
@@ -51,12 +51,18 @@ class ExportedTokenizer:
         return self.facts["sample_rate"]
 
     def encode(self, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.int64]]:
-        """Units of wavs, each (T,) float32 at :attr:`sample_rate`, in one batch: of each (N, U)."""
+        """Units of wavs, each (T,) float32 at :attr:`sample_rate`, in one batch: of each (N, U).
+
+        Raises:
+            UserError: this one was exported without features.
+        """
+        if self.facts["inputs"][0] != "wav":
+            raise UserError(f"it takes {self.facts['inputs']}, not wavs: call run(), or export it with its features")
         lengths = np.array([len(wav) for wav in wavs], dtype=np.int64)
         padded = np.zeros((len(wavs), max([self.facts["least_samples"], *lengths.tolist()])), dtype=np.float32)
         for row, wav in zip(padded, wavs, strict=True):
             row[: len(wav)] = wav
-        codes, units = self._run(padded, lengths)
+        codes, units = self.run(padded, lengths)
         return [np.asarray(row)[:, :count] for row, count in zip(codes, np.asarray(units).tolist(), strict=True)]
 
 
@@ -68,14 +74,16 @@ def _load_onnx(path: Path, threads: int) -> _Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda *arrays: session.run(None, dict(zip(INPUTS, arrays, strict=True)))
+    names = [one.name for one in session.get_inputs()]
+    return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
 
 
 def _load_compiled(path: Path, threads: int) -> _Run:
     from torch._inductor import aoti_load_package
 
     package = aoti_load_package(str(path))
-    return lambda wav, lengths: package(torch.from_numpy(wav), torch.from_numpy(lengths))
+    # it reads memory as it was when it was compiled, contiguous, whatever a tensor's strides say
+    return lambda *arrays: package(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
 
 
 _LOADERS: dict[str, Callable[[Path, int], _Run]] = {".onnx": _load_onnx, ".pt2": _load_compiled}

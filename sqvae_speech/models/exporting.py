@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.models.graph import WavToUnits, least_samples
+from sqvae_speech.models.graph import MelToUnits, WavToUnits, least_samples
 from sqvae_speech.models.inference import UnitTiming
 from sqvae_speech.models.pretrained import SpeechBundle
 from sqvae_speech.version import __version__
 
 OPSET = 18
-INPUTS, OUTPUTS = ("wav", "lengths"), ("codes", "unit_lengths")
+OUTPUTS = ("codes", "unit_lengths")
 
 
-def export_onnx(bundle: SpeechBundle, path: str | os.PathLike[str]) -> list[Path]:
+def export_onnx(bundle: SpeechBundle, path: str | os.PathLike[str], *, features: bool = True) -> list[Path]:
     """Write a tokenizer as an ONNX file, opset 18: wav to units, features included, batches and lengths of any size.
 
     Inputs: ``wav`` (batch, samples) float32 in [-1, 1] at the model's rate, padded to the longest, and ``lengths``
@@ -32,6 +32,8 @@ def export_onnx(bundle: SpeechBundle, path: str | os.PathLike[str]) -> list[Path
     Args:
         bundle: the model.
         path: ``.onnx``.
+        features: make the log-mels too. Without, the inputs are ``mel`` (batch, n_mels, frames) float32, of an even
+            number of frames, and ``frames`` (batch,) int64.
 
     Returns:
         The files written.
@@ -47,14 +49,15 @@ def export_onnx(bundle: SpeechBundle, path: str | os.PathLike[str]) -> list[Path
         raise UserError(
             f"ONNX export needs a package that is not here ({error.name}): pip install 'sqvae_speech[onnx]'"
         ) from None
-    facts = {**describe(bundle), "opset": OPSET}
+    facts = {**describe(bundle, features), "opset": OPSET}
     with _quietly(), torch.no_grad(), _beside(target) as partial:
+        graph = _graph(bundle, features)
         program = torch.onnx.export(
-            WavToUnits(bundle).eval(),
-            _example(bundle),
+            graph["mod"],
+            graph["args"],
             dynamo=True,
-            dynamic_shapes=_dynamic_shapes(bundle),
-            input_names=list(INPUTS),
+            dynamic_shapes=graph["dynamic_shapes"],
+            input_names=facts["inputs"],
             output_names=list(OUTPUTS),
             opset_version=OPSET,
             verbose=False,
@@ -68,7 +71,7 @@ def export_onnx(bundle: SpeechBundle, path: str | os.PathLike[str]) -> list[Path
     return [target, _write_facts(target, facts)]
 
 
-def export_compiled(bundle: SpeechBundle, path: str | os.PathLike[str]) -> list[Path]:
+def export_compiled(bundle: SpeechBundle, path: str | os.PathLike[str], *, features: bool = True) -> list[Path]:
     """Compile a tokenizer with AOTInductor into a package that runs without its Python code, on a CPU like this one.
 
     ``torch._inductor.aoti_load_package(path)(wav, lengths)`` gives ``codes, unit_lengths``; see :func:`export_onnx`.
@@ -77,6 +80,7 @@ def export_compiled(bundle: SpeechBundle, path: str | os.PathLike[str]) -> list[
     Args:
         bundle: the model.
         path: ``.pt2``.
+        features: see :func:`export_onnx`.
 
     Returns:
         The files written.
@@ -88,12 +92,10 @@ def export_compiled(bundle: SpeechBundle, path: str | os.PathLike[str]) -> list[
     _require_compiler()
     from torch._inductor import aoti_compile_and_package
 
-    facts = describe(bundle)
+    facts = describe(bundle, features)
     with _quietly(), torch.no_grad(), _beside(target) as partial:
         program = torch.export.export(
-            WavToUnits(bundle).eval(),
-            _example(bundle),
-            dynamic_shapes=_dynamic_shapes(bundle),
+            **_graph(bundle, features),
             # shapes that a convolution asks about are checked when it runs, not held against every other shape
             prefer_deferred_runtime_asserts_over_guards=True,
         )
@@ -106,12 +108,13 @@ def export_compiled(bundle: SpeechBundle, path: str | os.PathLike[str]) -> list[
     return [target, _write_facts(target, facts)]
 
 
-def describe(bundle: SpeechBundle) -> dict[str, Any]:
-    """What a program has to know of exported units."""
+def describe(bundle: SpeechBundle, features: bool = True) -> dict[str, Any]:
+    """What a program has to know of an exported tokenizer and its units."""
     timing, rate = UnitTiming(bundle.mel_spec), bundle.mel_spec.sample_rate
     first, second = timing.span(0), timing.span(1)
     return {
-        "format": "sqvae_speech.wav_to_units",
+        "format": f"sqvae_speech.{'wav' if features else 'mel'}_to_units",
+        "inputs": ["wav", "lengths"] if features else ["mel", "frames"],
         "version": __version__,
         "sample_rate": rate,
         "least_samples": least_samples(bundle.mel_spec),
@@ -133,15 +136,16 @@ def _checked(path: str | os.PathLike[str], suffix: str) -> Path:
     return target
 
 
-def _example(bundle: SpeechBundle) -> tuple[torch.Tensor, torch.Tensor]:
-    samples = bundle.mel_spec.sample_rate
-    return torch.zeros(2, samples), torch.tensor([samples, samples // 2])
-
-
-def _dynamic_shapes(bundle: SpeechBundle) -> tuple[dict[int, Any], dict[int, Any]]:
-    batch = torch.export.Dim("batch", min=1)
-    samples = torch.export.Dim("samples", min=least_samples(bundle.mel_spec))
-    return {0: batch, 1: samples}, {0: batch}
+def _graph(bundle: SpeechBundle, features: bool) -> dict[str, Any]:
+    """A graph, inputs to trace it with, and which of their axes may have any size: arguments of the exporters."""
+    spec, batch = bundle.mel_spec, torch.export.Dim("batch", min=1)
+    if features:
+        inputs = torch.zeros(2, spec.sample_rate), torch.tensor([spec.sample_rate, spec.sample_rate // 2])
+        size = torch.export.Dim("samples", min=least_samples(spec))
+        return {"mod": WavToUnits(bundle).eval(), "args": inputs, "dynamic_shapes": ({0: batch, 1: size}, {0: batch})}
+    inputs = torch.zeros(2, spec.n_mels, 100), torch.tensor([100, 50])
+    size = 2 * torch.export.Dim("pairs", min=3)
+    return {"mod": MelToUnits(bundle).eval(), "args": inputs, "dynamic_shapes": ({0: batch, 2: size}, {0: batch})}
 
 
 def _as_text(facts: dict[str, Any]) -> dict[str, str]:

@@ -107,8 +107,8 @@ class GraphLogMel(nn.Module):
         return (magnitude @ self._filters).transpose(1, 2)
 
 
-class WavToUnits(nn.Module):
-    """A tokenizer's encoding as a graph: what :class:`~sqvae_speech.tokenizer.SpeechTokenizer` gives, but for ties.
+class MelToUnits(nn.Module):
+    """Encoder and quantizer as a graph: :meth:`~sqvae_speech.models.speech.SpeechModel.encode`, but for ties.
 
     The encoder is float32, its latents are compared with the codes in float64. Units whose two best codes lie as
     close together as float32 rounding, about one in 100,000, may be the other one: there is no second look.
@@ -123,7 +123,35 @@ class WavToUnits(nn.Module):
         blocks = [nn.Sequential(folded(block), nn.ReLU()) for block in self.model.encoder.blocks]  # type: ignore
         self.model.encoder.blocks = nn.ModuleList(blocks).float()
         del self.model.decoder
+
+    def forward(self, mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode.
+
+        Args:
+            mel: (B, n_mels, F) float32, F even and at least 6.
+            frames: (B,) int64 real ones.
+
+        Returns:
+            codes (B, N, F / 2 - 1) int64, 0 beyond an utterance's end; (B,) int64 units of each.
+        """
+        unit_lengths = self.model.num_units(frames).clamp(min=0)
+        z, log_var = self.model.split_head(self.model.encoder(mel, frames).double(), unit_lengths)
+        codes = self.model.quantizer.encode(z, log_var)
+        codes = codes[:, None] if codes.dim() == 2 else codes.transpose(1, 2)
+        return codes.masked_fill(~length_mask(unit_lengths, codes.shape[2])[:, None], 0), unit_lengths
+
+
+class WavToUnits(nn.Module):
+    """A tokenizer's encoding as a graph: features, then :class:`MelToUnits`.
+
+    Args:
+        bundle: the model; is copied.
+    """
+
+    def __init__(self, bundle: SpeechBundle):
+        super().__init__()
         self.features = GraphLogMel(bundle.mel_spec)
+        self.units = MelToUnits(bundle)
 
     def forward(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode.
@@ -136,16 +164,10 @@ class WavToUnits(nn.Module):
             codes (B, N, U) int64, 0 beyond an utterance's end; (B,) int64 units of each, 0 of a wav that is too
             short for one.
         """
-        mel, frames = self.features(wav, lengths)
-        unit_lengths = self.model.num_units(frames).clamp(min=0)
-        num_units = self.model.num_units(self.features.num_frames(wav.shape[1]))
-        head = self.model.encoder(mel, frames)
-        z, log_var = self.model.split_head(head.double(), unit_lengths)
-        codes = self.model.quantizer.encode(z, log_var)
-        codes = codes[:, None] if codes.dim() == 2 else codes.transpose(1, 2)
+        codes, unit_lengths = self.units(*self.features(wav, lengths))
         # chosen, not cut: whether the last one is too many would be a condition on the number of samples
-        codes = codes.index_select(2, torch.arange(num_units, device=codes.device))
-        return codes.masked_fill(~length_mask(unit_lengths, num_units)[:, None], 0), unit_lengths
+        size = self.units.model.num_units(self.features.num_frames(wav.shape[1]))
+        return codes.index_select(2, torch.arange(size, device=codes.device)), unit_lengths
 
 
 def least_samples(spec: MelSpec) -> int:
