@@ -62,12 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write_graph(tokenizer: "SpeechTokenizer", args: argparse.Namespace) -> list[Path]:
     """An ONNX file or a compiled package, checked on recordings."""
+    from sqvae_speech.audio.wav import read_wav
     from sqvae_speech.models.exported import ExportedTokenizer
 
+    wavs = [read_wav(path, tokenizer.sample_rate)[0] for path in args.check]  # what cannot be read should stop us now
     files = tokenizer.export_onnx(args.output) if args.format == "onnx" else tokenizer.export_compiled(args.output)
     if args.check:
         exported = ExportedTokenizer(files[0])
-        wavs = [read(path, tokenizer.sample_rate) for path in args.check]
         units = tokenizer.encode(wavs, tokenizer.sample_rate)
         doubtful = tokenizer.near_ties(wavs, tokenizer.sample_rate)
         different = near = total = 0
@@ -97,13 +98,6 @@ def write_bundle(tokenizer: "SpeechTokenizer", args: argparse.Namespace) -> list
         args.output, name=args.name, licence=args.licence, data=args.data, weights=args.weights
     )
     return sorted(folder.iterdir())
-
-
-def read(path: str, sample_rate: int):
-    """A recording at the model's rate, (T,) float32."""
-    from sqvae_speech.audio.wav import read_wav
-
-    return read_wav(path, sample_rate)[0]
 
 
 if __name__ == "__main__":

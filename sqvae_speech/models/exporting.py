@@ -184,14 +184,11 @@ def _require_compiler() -> None:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Exporters tell of their own progress and of packages that are of no use here: nothing a user could act upon."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.utils", "torch._inductor")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)

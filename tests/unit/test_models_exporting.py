@@ -110,8 +110,9 @@ def test_the_command_writes_what_onnxruntime_runs_with_the_same_units(tmp_path, 
     command = ["export", "--model", str(tmp_path / "model"), "--output", str(target), "--check", *wavs]
     assert main(command) == 0
     files = [target, target.with_name("units.onnx.json")]
-    said = capsys.readouterr().out.splitlines()
-    assert said == ["0 of 48 units differ, 0 of them near ties of two codes", *map(str, files)]
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.splitlines() == ["0 of 48 units differ, 0 of them near ties of two codes", *map(str, files)]
     assert files == sorted(target.parent.iterdir())  # and nothing half-written
     check_exported(tokenizer, ExportedTokenizer(files[0]))
     model = onnx.load(files[0])
@@ -184,6 +185,8 @@ def test_what_is_missing_is_one_message(tmp_path, monkeypatch, capsys):
     command = ["export", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "units.zip")]
     assert main(command) == 1
     assert "does not end in .onnx" in capsys.readouterr().err
+    assert main([*command, "--check", str(tmp_path / "nowhere.wav")]) == 1
+    assert "nowhere.wav: no such recording" in capsys.readouterr().err
     with pytest.raises(SystemExit) as left:
         main([*command, "--licence", "mit"])  # which an ONNX file has no place for
     assert left.value.code == 2

@@ -1,5 +1,6 @@
 """Where tokenizers come from and go to: folders, runs, the Hugging Face Hub (a small one of our own), torch.hub."""
 
+import configparser
 import contextlib
 import hashlib
 import json
@@ -347,6 +348,50 @@ def test_torch_hub_loads_a_folder(folder, no_network):
     assert not tokenizer.bundle.model.training
     assert tokenizer.dtype == torch.bfloat16
     assert "pretrained: True for" in module.speech_tokenizer.__doc__  # which torch.hub.help prints
+
+
+def test_torch_hub_lists_and_helps(monkeypatch, no_network):
+    """As of a repository on GitHub, which these two ask for, once it has been downloaded."""
+    monkeypatch.setattr(torch.hub, "_get_cache_or_reload", lambda *_, **__: str(ROOT))
+    assert torch.hub.list("owner/sqvae_speech", trust_repo=True) == ["sqvae_speech"]
+    helped = torch.hub.help("owner/sqvae_speech", "sqvae_speech", trust_repo=True)
+    for word in ("pretrained: True for", "progress:", "map_location:"):
+        assert word in helped
+
+
+def test_torch_hub_says_what_it_cannot_load(tmp_path, monkeypatch, no_network):
+    with pytest.raises(UserError, match="no model at exp/typo/x"):
+        hub_load(pretrained="exp/typo/x")
+    with pytest.raises(UserError, match="no device 'gpu0'"):
+        hub_load(pretrained=False, map_location="gpu0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no folder somebody/small here.*offline was asked for"):
+        hub_load(pretrained="somebody/small", offline=True, cache_dir=tmp_path)
+
+
+def test_the_mini_recipes_bundle_is_what_torch_hub_loads(folder, tmp_path, monkeypatch, no_network):
+    """From a run to the folder that is part of the package, by the script that makes it."""
+    run = run_folder(tmp_path, folder)
+    target = tmp_path / "pretrained" / "mini"
+    command = ["bash", str(ROOT / "egs" / "mini" / "local" / "bundle.sh"), str(run), str(target)]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == [
+        str(target / name) for name in ("README.md", "config.json", "model.safetensors")
+    ]
+    assert "license: apache-2.0" in (target / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(module, "BUNDLED", target)
+    expected = SpeechTokenizer.from_pretrained(run).encode(WAV, 16_000).codes
+    assert torch.equal(hub_load().encode(WAV, 16_000).codes, expected)
+
+
+def test_the_bundle_is_part_of_the_package():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    patterns = settings["options.package_data"]["sqvae_speech"].split()
+    inside = module.BUNDLED.relative_to(ROOT / "sqvae_speech") / "model.safetensors"
+    assert any(inside.match(pattern) for pattern in patterns)
 
 
 def test_torch_hub_without_the_bundled_tokenizer_says_what_to_do(tmp_path, monkeypatch, no_network):
