@@ -43,6 +43,31 @@ number_of_gpus() {
     fi
 }
 
+# launch_training MODULE WORD...: runs a module of python's with these arguments on $ngpu GPUs, or as $num_processes
+# processes on the CPU, of each of $num_machines machines, of which this is number $machine_rank.
+launch_training() {
+    local launcher=(python) processes=$num_processes address=(--standalone)
+    [ "$ngpu" = 0 ] || processes=$ngpu
+    if [ "$num_machines" -gt 1 ]; then
+        address=(--nnodes "$num_machines" --node_rank "$machine_rank"
+            --master_addr "${main_address%:*}" --master_port "${main_address##*:}")
+    fi
+    if [ "$ngpu" != 0 ] && [ $((ngpu * num_machines)) -gt 1 ]; then
+        # everything said, so that no configuration of accelerate's in the user's home decides; port 0 is a free one
+        launcher+=(-m accelerate.commands.launch --multi_gpu --num_machines "$num_machines"
+            --num_processes $((ngpu * num_machines)) --machine_rank "$machine_rank" --mixed_precision no
+            --dynamo_backend no --main_process_port 0)
+        if [ "$num_machines" -gt 1 ]; then
+            launcher+=(--main_process_ip "${main_address%:*}" --main_process_port "${main_address##*:}")
+        fi
+    elif [ $((processes * num_machines)) -gt 1 ]; then
+        # not accelerate launch: with --cpu it starts processes that know nothing of each other
+        export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((($(number_of_cores) + processes - 1) / processes))}"
+        launcher+=(-m torch.distributed.run "${address[@]}" --nproc_per_node "$processes")
+    fi
+    "${launcher[@]}" -m "$@"
+}
+
 number_of_cores() { nproc 2> /dev/null || getconf _NPROCESSORS_ONLN; }
 
 # checksum: a checksum of standard input, in one word.
@@ -127,6 +152,28 @@ _names() {
     say "outputs $(grep -c . <<< "$files") files, names $(checksum <<< "$files")"
 }
 
+# _run_stoppable FUNCTION: runs it, and when this script is asked to stop (kill, SLURM's signals, Ctrl-C) asks all that
+# the function has started, and waits until it is gone: training then saves its state. SIGTERM whatever the signal, since
+# a launcher hands signals on as well, and a second Ctrl-C means at once.
+_stopped_by=""
+_run_stoppable() {
+    local job status signal
+    set -m # a process group of its own
+    (set -e; "$1") &
+    job=$!
+    set +m
+    # shellcheck disable=SC2064  # now: it is this signal and this job
+    for signal in TERM INT HUP USR1; do trap "_stopped_by=$signal; kill -TERM -- -$job 2> /dev/null || true" "$signal"; done
+    while true; do
+        wait "$job"
+        status=$?
+        kill -0 "$job" 2> /dev/null || break # else it was a signal that ended the wait
+    done
+    while kill -0 -- "-$job" 2> /dev/null; do sleep 0.1; done
+    trap - TERM INT HUP USR1
+    return "$status"
+}
+
 # run_stage NUMBER NAME MARKER INPUTS FUNCTION OUTPUT...
 #
 # Runs FUNCTION unless MARKER says that it was run with these INPUTS (lines of text) and the OUTPUTs are there, or if
@@ -162,13 +209,13 @@ run_stage() {
     # not in a condition: bash would ignore `set -e` inside the function
     set +e
     if [ -t 1 ]; then
-        (set -e; "$function") 8>&- 2>&1 | tee "$_stage_log"
-        status=${PIPESTATUS[0]}
+        _run_stoppable "$function" 8>&- > >(tee "$_stage_log") 2>&1
     else
-        (set -e; "$function") 8>&- > "$_stage_log" 2>&1
-        status=$?
+        _run_stoppable "$function" 8>&- > "$_stage_log" 2>&1
     fi
+    status=$?
     set -e
+    if [ "$status" -gt 128 ] && [ -n "$_stopped_by" ]; then exit "$status"; fi # finish_stages does the rest
     _stage_running=""
     if [ "$status" != 0 ]; then
         _give_back

@@ -36,6 +36,21 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: Se
     return from_dict(cls, values, source)
 
 
+def peek(key: str, path: str | Path | None, overrides: Sequence[str], default: Any) -> Any:
+    """One top-level value of a configuration, before its class is known.
+
+    Raises:
+        UserError: a file that is missing or is not YAML.
+    """
+    value = _read_yaml(Path(path), ()).get(key, default) if path is not None else default
+    for number, word in enumerate(overrides):
+        if word == f"--{key}" and number + 1 < len(overrides):
+            value = yaml.load(overrides[number + 1], Loader=_Loader)
+        elif word.startswith(f"--{key}="):
+            value = yaml.load(word.partition("=")[2], Loader=_Loader)
+    return value
+
+
 def from_dict(cls: type[Config], values: Mapping[str, Any], source: str = "the configuration") -> Config:
     """Build ``cls`` from nested mappings; strict as :func:`load_config`. ``source`` is named in errors."""
     return _build(cls, values, source, "")
@@ -44,6 +59,14 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], source: str = "the c
 def to_dict(config: Any) -> dict[str, Any]:
     """The inverse of :func:`from_dict`, in types that YAML and JSON can hold."""
     return _plain(dataclasses.asdict(config))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as ``{"section.key": value}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
 
 
 def dump_yaml(config: Any) -> str:

@@ -1,4 +1,4 @@
-"""Figures as PNG files: log-mels, code histograms, curves. Imports nothing of ours.
+"""Figures as PNG files: log-mels, images, code histograms, curves. Imports nothing of ours.
 
 Figures are made as ``matplotlib.figure.Figure`` objects on the Agg canvas, never through pyplot: no global state, no
 display, nothing to close, and safe in a thread beside training. Each function writes beside the name and renames.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -79,6 +80,105 @@ def _draw_labels(axis: Any, intervals: Labels, height: int) -> None:
         text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 
+def plot_images(
+    path: str | os.PathLike, images: Mapping[str, Any], *, columns: int = 8, num_classes: int | None = None
+) -> Path:
+    """Draw images in rows, those of one name above those of the next, so that they can be compared by eye.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        images: title -> (N, C, H, W) with C 1 or 3, uint8 or float in [0, 1]; all of one shape. Where there are more
+            than ``columns``, the rows repeat.
+        columns: images a row.
+        num_classes: the images are label maps, (N, H, W) of classes, drawn in a colour each.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for no images, or such as differ in shape.
+    """
+    arrays = {title: _array(values) for title, values in images.items()}
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) != 1 or next(iter(shapes))[0] == 0:
+        raise ValueError(f"plot_images: needs images, all of one shape; got {sorted(shapes)}")
+    pictures = {title: [_picture(image, num_classes) for image in array] for title, array in arrays.items()}
+    count, (height, width) = len(next(iter(pictures.values()))), next(iter(pictures.values()))[0].shape[:2]
+    columns = min(columns, count)
+    bands = -(-count // columns) * len(pictures)
+    figure = _figure(max(3.0, 1.1 * columns), 0.4 + 1.25 * bands * height / width)
+    axes = figure.subplots(bands, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, (title, drawn) in enumerate(pictures.items()):
+        for number, picture in enumerate(drawn):
+            axis = axes[number // columns * len(pictures) + row, number % columns]
+            axis.imshow(picture, interpolation="nearest")
+            if number % columns == 0 and (number == 0 or len(pictures) > 1):
+                axis.set_title(title, fontsize=8, loc="left")
+    return _save(figure, path)
+
+
+def image_picture(
+    images: Mapping[str, Any], *, columns: int = 8, num_classes: int | None = None, least: int = 64
+) -> np.ndarray[Any, Any]:
+    """The same images as one without axes and titles.
+
+    Args:
+        images: see :func:`plot_images`, as the next two.
+        columns: images a row.
+        num_classes: of label maps.
+        least: pixels that an image is at least high: smaller ones are enlarged by a whole factor.
+
+    Returns:
+        (height, width, 3) uint8, with white lines between images.
+    """
+    rows = [[_picture(image, num_classes) for image in _array(values)] for values in images.values()]
+    scale = -(-least // rows[0][0].shape[0])
+    framed = [
+        [np.pad(one.repeat(scale, 0).repeat(scale, 1), ((0, 2), (0, 2), (0, 0)), constant_values=1.0) for one in row]
+        for row in rows
+    ]
+    blank = np.ones_like(framed[0][0])
+    bands = []
+    for start in range(0, len(framed[0]), columns):
+        for row in framed:
+            band = row[start : start + columns]
+            bands.append(np.concatenate([*band, *[blank] * (min(columns, len(row)) - len(band))], axis=1))
+    return (255 * np.concatenate(bands)).round().astype(np.uint8)
+
+
+def _picture(image: np.ndarray, num_classes: int | None) -> np.ndarray:
+    """(H, W, 3) levels in [0, 1] of an image (C, H, W) or a label map (H, W)."""
+    if num_classes is not None:
+        return colormaps["turbo"](image / max(num_classes - 1, 1))[..., :3]
+    levels = image / 255.0 if image.dtype == np.uint8 else image.clip(0.0, 1.0)
+    return np.broadcast_to(levels.transpose(1, 2, 0), (*levels.shape[1:], 3))
+
+
+def mel_picture(mels: Sequence[Any], scale: int = 3) -> np.ndarray[Any, Any]:
+    """Log-mels one above the other as an image without axes, on one colour scale, low bands at the bottom.
+
+    Args:
+        mels: (n_mels, frames) each, arrays or tensors; lengths may differ.
+        scale: pixels of a value.
+
+    Returns:
+        (height, width, 3) uint8, with a white line between mels.
+    """
+    arrays = [_array(mel) for mel in mels]
+    values = np.concatenate([mel[np.isfinite(mel)] for mel in arrays])
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    width = max(mel.shape[1] for mel in arrays)
+    rows: list[np.ndarray[Any, Any]] = []
+    for mel in arrays:
+        colours = colormaps["viridis"]((mel[::-1] - low) / max(high - low, 1e-12), bytes=True)[..., :3]
+        if rows:
+            rows.append(np.full((1, width, 3), 255, np.uint8))
+        rows.append(np.pad(colours, ((0, 0), (0, width - mel.shape[1]), (0, 0)), constant_values=255))
+    return np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)
+
+
 def plot_code_histogram(path: str | os.PathLike, counts: Any, title: str | None = None) -> Path:
     """Draw how often each code is used: by code, and sorted on a logarithmic axis, where dead codes show.
 
@@ -122,6 +222,35 @@ def plot_code_histogram(path: str | os.PathLike, counts: Any, title: str | None 
     return _save(figure, path)
 
 
+def plot_maps(path: str | os.PathLike, maps: Mapping[str, Any], *, title: str | None = None) -> Path:
+    """Draw maps of numbers side by side, with a scale of colours each.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        maps: title -> (H, W) numbers.
+        title: written above the figure.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for no maps, or one of another shape.
+    """
+    arrays = {name: _array(values) for name, values in maps.items()}
+    if not arrays or any(array.ndim != 2 for array in arrays.values()):
+        raise ValueError(f"plot_maps: needs maps (H, W); got {[array.shape for array in arrays.values()]}")
+    figure = _figure(3.6 * len(arrays), 3.4)
+    axes = figure.subplots(1, len(arrays), squeeze=False)[0]
+    for axis, (name, array) in zip(axes, arrays.items(), strict=True):
+        drawn = axis.imshow(array, interpolation="nearest")
+        figure.colorbar(drawn, ax=axis, shrink=0.8).ax.tick_params(labelsize=8)
+        axis.set_title(f"{name}: {array.min():.1f} to {array.max():.1f}", fontsize=9)
+        axis.tick_params(labelsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return _save(figure, path)
+
+
 def plot_curves(
     path: str | os.PathLike,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
@@ -130,7 +259,7 @@ def plot_curves(
     xlabel: str = "step",
     ylabel: str | None = None,
     log_y: bool | Iterable[str] = False,
-    panels: bool = False,
+    panels: bool | Mapping[str, Sequence[str]] = False,
 ) -> Path:
     """Draw named curves over steps, in one axis or each in a panel of its own.
 
@@ -140,8 +269,9 @@ def plot_curves(
         title: written above the figure.
         xlabel: the shared horizontal axis.
         ylabel: the vertical axis, when all curves share one.
-        log_y: a logarithmic vertical axis: for all, or with ``panels`` for the curves named.
-        panels: a panel a curve, for quantities of different scale over the same steps (entropy and sigma squared).
+        log_y: a logarithmic vertical axis: for all, or with ``panels`` for the panels named.
+        panels: a panel a curve, for quantities of different scale over the same steps (entropy and sigma squared); or
+            which curves go into which, ``{panel: [curve, ...]}``.
 
     Returns:
         The path written.
@@ -151,28 +281,62 @@ def plot_curves(
     """
     if not curves:
         raise ValueError("plot_curves: no curves given")
-    drawn = {name: (_array(steps).ravel(), _array(values).ravel()) for name, (steps, values) in curves.items()}
-    for name, (steps, values) in drawn.items():
-        if len(steps) != len(values):
-            raise ValueError(f"plot_curves: {name!r} has {len(steps)} steps and {len(values)} values")
-    logarithmic = set(drawn) if log_y is True else set(log_y or ())
+    groups: Mapping[str, Sequence[str]] = {ylabel or "": list(curves)}
+    if panels:
+        groups = panels if isinstance(panels, Mapping) else {name: [name] for name in curves}
+    return plot_panels(
+        path,
+        {panel: {name: curves[name] for name in names} for panel, names in groups.items()},
+        title=title,
+        xlabel=xlabel,
+        log_y=log_y,
+    )
 
-    figure = _figure(8.0, 0.6 + 2.2 * len(drawn) if panels else 4.5)
-    axes = list(figure.subplots(len(drawn) if panels else 1, 1, sharex=True, squeeze=False)[:, 0])
-    for number, (name, (steps, values)) in enumerate(drawn.items()):
-        axis = axes[number] if panels else axes[0]
-        axis.plot(steps, values, label=name, linewidth=1.2, marker="." if len(steps) < 30 else None)
-        # a logarithmic axis of values that are not positive would be empty
-        if name in logarithmic and np.any(values > 0):
-            axis.set_yscale("log")
-        if panels:
-            axis.set_ylabel(name, fontsize=8)
-    for axis in axes:
+
+def plot_panels(
+    path: str | os.PathLike,
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    title: str | None = None,
+    xlabel: str = "step",
+    log_y: bool | Iterable[str] = False,
+) -> Path:
+    """Draw curves in panels one above the other: several runs, say, in a panel a quantity.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        panels: vertical axis -> name -> (steps, values), two sequences of one length; non-finite values leave a gap.
+            A name has the same colour in every panel.
+        title: written above the figure.
+        xlabel: the shared horizontal axis.
+        log_y: a logarithmic vertical axis: for all panels, or for those named.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for no curves, or one whose steps and values differ in number.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError("plot_panels: no curves given")
+    logarithmic = set(panels) if log_y is True else set(log_y or ())
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    figure = _figure(8.0, 0.6 + 2.2 * len(panels) if len(panels) > 1 else 4.5)
+    axes = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
+    for axis, (label, curves) in zip(axes, panels.items(), strict=True):
+        for name, points in curves.items():
+            steps, values = (_array(part).ravel() for part in points)
+            if len(steps) != len(values):
+                raise ValueError(f"plot_panels: {name!r} has {len(steps)} steps and {len(values)} values")
+            marker = "." if len(steps) < 30 else None
+            axis.plot(steps, values, label=name, linewidth=1.2, marker=marker, color=f"C{names.index(name) % 10}")
+            # a logarithmic axis of values that are not positive would be empty
+            if label in logarithmic and np.any(values > 0):
+                axis.set_yscale("log")
+        axis.set_ylabel(label, fontsize=8)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
-    if not panels:
+    if any(list(curves) != [label] for label, curves in panels.items()):
         axes[0].legend(fontsize=8)
-        axes[0].set_ylabel(ylabel or "", fontsize=8)
     axes[-1].set_xlabel(xlabel, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
@@ -182,7 +346,8 @@ def plot_curves(
 def _array(values: Any) -> np.ndarray[Any, Any]:
     """A numpy array of an array, a sequence or a tensor on any device (this module does not import torch)."""
     if hasattr(values, "detach"):
-        values = values.detach().float().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
     return np.asarray(values)
 
 

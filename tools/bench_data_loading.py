@@ -182,8 +182,9 @@ def write_npy(shards: Path, folder: Path) -> None:
 
 
 def make_cache(shards: Path) -> None:
-    from sqvae_speech.data.cache import default_limit, open_packed
+    from sqvae_speech.data.cache import open_packed
     from sqvae_speech.data.index import ShardIndex
+    from sqvae_speech.data.packed import default_limit
     from sqvae_speech.data.reader import Utterances
 
     index = ShardIndex.load(shards)

@@ -10,8 +10,9 @@ import webdataset
 
 from sqvae_speech.audio.front_end import FrontEnd
 from sqvae_speech.audio.melspec import MelSpec
-from sqvae_speech.data.index import VERSION, ShardIndex, ShardInfo, file_sha256
+from sqvae_speech.data.index import ShardIndex, ShardInfo
 from sqvae_speech.data.npy import npy_bytes
+from sqvae_speech.data.shard_folder import file_sha256
 
 
 def write_synthetic_shards(
@@ -62,9 +63,23 @@ def write_synthetic_shards(
             sha256=file_sha256(path),
         )
         utterances = [[*item, places[f"{item[0]}.mel.npy"], places[f"{item[0]}.json"]] for item in listed]
-        state = {"version": VERSION, "inputs": "", "shard": vars(info), "utterances": utterances, "bad": []}
+        state = {
+            "version": ShardIndex.version,
+            "inputs": "",
+            "shard": vars(info),
+            "utterances": utterances,
+            "bad": [],
+        }
         (folder / info.sidecar).write_text(json.dumps(state))
         shards.append(info)
-    index = ShardIndex(folder, split, mel_spec, FrontEnd(), dtype, tuple(sorted(speakers)), tuple(shards))
+    index = ShardIndex(
+        folder=folder,
+        split=split,
+        shards=tuple(shards),
+        mel_spec=mel_spec,
+        front_end=FrontEnd(),
+        dtype=dtype,
+        speakers=tuple(sorted(speakers)),
+    )
     index.save()
     return index

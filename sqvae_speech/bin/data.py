@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqvae_speech.bin._cli import ArgumentParser, run
 
-FOLDER = "Kaldi data directory or folder of shards"
+FOLDER = "data directory (of recordings or images) or folder of shards"
 
 
 def get_parser() -> ArgumentParser:
@@ -17,11 +17,15 @@ def get_parser() -> ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True, parser_class=ArgumentParser)
 
     summary = actions.add_parser(
-        "summary", description="Counts, hours, speakers, levels.", help="counts, hours, speakers, levels"
+        "summary",
+        description="Counts, hours, speakers, labels, levels.",
+        help="counts, hours, speakers, labels, levels",
     )
     summary.add_argument("folders", type=Path, nargs="+", metavar="DIR", help=FOLDER)
     summary.add_argument("--json", action="store_true", help="print an object with the folders as keys")
-    summary.add_argument("--speakers", type=int, default=20, metavar="N", help="rows of the table; 0 for all")
+    summary.add_argument(
+        "--speakers", type=int, default=20, metavar="N", help="rows of the table (of speakers, of labels); 0 for all"
+    )
 
     validate = actions.add_parser(
         "validate",
@@ -31,17 +35,19 @@ def get_parser() -> ArgumentParser:
     )
     validate.add_argument("folders", type=Path, nargs="+", metavar="DIR", help=FOLDER)
     validate.add_argument("--allow-pipes", action="store_true", help="accept commands in wav.scp")
-    validate.add_argument("--audio", action="store_true", help="also open every recording of a data directory")
+    validate.add_argument(
+        *("--audio", "--images"), action="store_true", help="also open every recording or image of a data directory"
+    )
 
     show = actions.add_parser(
-        "show", description="An utterance, and a picture of its mel.", help="one utterance, with its mel"
+        "show",
+        description="An utterance, and a picture of its mel; or an image.",
+        help="one utterance, with its mel, or one image",
     )
     show.add_argument("folder", type=Path, metavar="DIR", help=FOLDER)
-    show.add_argument("utterance", metavar="UTTERANCE", help="its id")
+    show.add_argument("utterance", metavar="ID", help="of the utterance or image")
     plot = show.add_mutually_exclusive_group()
-    plot.add_argument(
-        "--plot", type=Path, metavar="PNG", help="the picture (default: UTTERANCE.png, where you stand)"
-    )
+    plot.add_argument("--plot", type=Path, metavar="PNG", help="the picture (default: ID.png, where you stand)")
     plot.add_argument("--no-plot", action="store_true", help="no picture")
     show.add_argument("--mel-spec", default="sqvae16k", help="preset of the mel, for a data directory")
     show.add_argument(
@@ -58,34 +64,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _summary(args: argparse.Namespace) -> int:
+    from sqvae_speech.data.image_inspection import format_images, is_images, summarize_images
     from sqvae_speech.data.inspection import format_summary, summarize
     from sqvae_speech.errors import UserError
 
     if args.speakers < 0:
         raise UserError(f"--speakers {args.speakers}; legal is 0 (all) or more")
-    found = {str(folder): summarize(folder) for folder in args.folders}
+    found = {}
+    shown = []
+    for folder in args.folders:
+        of, text = (summarize_images, format_images) if is_images(folder) else (summarize, format_summary)
+        values = found[str(folder)] = of(folder)
+        shown.append(f"{folder}: {values['kind']}\n{text(values, args.speakers)}")
     if args.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return 0
-    print(
-        "\n\n".join(
-            f"{name}: {values['kind']}\n{format_summary(values, args.speakers)}" for name, values in found.items()
-        )
-    )
+    print("\n\n".join(shown))
     return 0
 
 
 def _validate(args: argparse.Namespace) -> int:
-    from sqvae_speech.data.inspection import is_shards
-    from sqvae_speech.data.integrity import REMEDY, check_data_dir, check_shards
+    from sqvae_speech.data.image_inspection import check_image_dir, check_image_shards, is_images
+    from sqvae_speech.data.integrity import check_data_dir, check_shards
+    from sqvae_speech.data.shard_folder import is_shards
+    from sqvae_speech.data.shard_integrity import REMEDY
     from sqvae_speech.errors import UserError
 
     count, bad, shards = 0, 0, False
     for folder in args.folders:
         try:
-            what, faults = (
-                check_shards(folder) if is_shards(folder) else check_data_dir(folder, args.allow_pipes, args.audio)
-            )
+            if is_images(folder):
+                what, faults = (
+                    check_image_shards(folder) if is_shards(folder) else check_image_dir(folder, args.audio)
+                )
+            elif is_shards(folder):
+                what, faults = check_shards(folder)
+            else:
+                what, faults = check_data_dir(folder, args.allow_pipes, args.audio)
         except UserError as error:
             what, faults = "", [str(error)]
         if faults:
@@ -107,6 +122,12 @@ def _faults(count: int) -> str:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from sqvae_speech.data.image_inspection import is_images
+
+    return _show_image(args) if is_images(args.folder) else _show_utterance(args)
+
+
+def _show_utterance(args: argparse.Namespace) -> int:
     from sqvae_speech.audio.melspec import MelSpec
     from sqvae_speech.data.show import show
     from sqvae_speech.plots import plot_mels
@@ -118,6 +139,19 @@ def _show(args: argparse.Namespace) -> int:
         path = plot_mels(
             args.plot or Path(f"{shown.utterance_id}.png"), {title: shown.mel}, shown.mel_spec, {title: shown.ali}
         )
+        print(f"picture: {path}")
+    return 0
+
+
+def _show_image(args: argparse.Namespace) -> int:
+    from sqvae_speech.data.image_inspection import show_image
+    from sqvae_speech.plots import plot_images
+
+    shown = show_image(args.folder, args.utterance)
+    print(shown)
+    if not args.no_plot:
+        path = args.plot or Path(f"{shown.image_id}.png")
+        plot_images(path, {shown.image_id: shown.pixels[None]}, num_classes=len(shown.classes) or None)
         print(f"picture: {path}")
     return 0
 

@@ -10,16 +10,19 @@ from sqvae_speech.version import __version__
 
 # verb -> (module with main(argv) -> int, what it does). Imported only when called: `--help` must not wait for torch.
 VERBS = {
-    "prepare": ("sqvae_speech.bin.prepare", "a corpus to Kaldi data directories"),
+    "prepare": ("sqvae_speech.bin.prepare", "a corpus of speech or images to data directories"),
     "data": ("sqvae_speech.bin.data", "look at data directories and shards: summary, validate, show"),
-    "shards": ("sqvae_speech.bin.shards", "a data directory to log-mel features in webdataset shards"),
+    "shards": ("sqvae_speech.bin.shards", "a data directory to webdataset shards: log-mel features, or images"),
     "train": (
         "sqvae_speech.bin.train",
         "train a model on shards (also: accelerate launch -m sqvae_speech.bin.train)",
     ),
+    "runs": ("sqvae_speech.bin.runs", "list and compare training runs"),
+    "sweep": ("sqvae_speech.bin.sweep", "train over a grid or a random sample of configurations"),
     "encode": ("sqvae_speech.bin.encode", "recordings, data directories, shards or a live stream to discrete units"),
     "export": ("sqvae_speech.bin.export", "a tokenizer as an ONNX file, a compiled package, or a folder to share"),
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
+    "lm": ("sqvae_speech.bin.lm", "score a language model over units, and draw speech or images from it"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }

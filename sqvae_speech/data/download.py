@@ -49,12 +49,14 @@ class Archive:
         sha256: of its bytes, in hexadecimal, where one is published; None compares nothing.
         size: bytes, where known.
         into: folder that it is unpacked into, below the download folder; for archives without a folder of their own.
+        is_file: it is read as it is, not unpacked; it goes into ``into`` itself.
     """
 
     url: str
     sha256: str | None = None
     size: int | None = None
     into: str = ""
+    is_file: bool = False
 
     @property
     def name(self) -> str:

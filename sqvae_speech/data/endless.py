@@ -1,68 +1,61 @@
-"""What the endless loaders share: the sequence of batches and the position in it, workers, windows, caches."""
+"""What the endless loaders share: the sequence of batches and the position in it, workers, windows, caches.
+
+Nothing here knows what an example is: :mod:`sqvae_speech.data.loader` makes batches of speech,
+:mod:`sqvae_speech.data.image_loader` of images.
+"""
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from sqvae_speech.data.cache import default_limit, open_packed
-from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.order import BatchPlan, EpochOrder, EpochPlan
-from sqvae_speech.data.reader import ShardReader, ShardSource, Utterances
-from sqvae_speech.data.remote import RemoteIndex, open_index
+from sqvae_speech.data.packed import default_limit
+from sqvae_speech.data.remote import RemoteShards
+from sqvae_speech.data.shard_folder import ShardFolder
+from sqvae_speech.data.shard_maps import ShardMaps
 from sqvae_speech.errors import UserError
 
 Plan = TypeVar("Plan", EpochPlan, BatchPlan)
 Cursor = TypeVar("Cursor")
 Window = tuple[int, int]  # epoch, and number of the window in it
 
-_TASK_FRAMES = 8192  # of batches that a thread prepares in one go
 _PLANS = 4  # epochs that are kept: a batch seldom spans more than two, and threads may still be at the one before
 
 
-class MelSource(Protocol):
-    """What cuts the mels of a batch."""
-
-    def gather(self, numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
-        """See :meth:`sqvae_speech.data.reader.ShardSource.gather`."""
-        ...
-
-
 class Loader(ABC, Generic[Plan, Cursor]):
-    """What the loaders share: the endless sequence of batches, workers, the saved position, where mels come from.
+    """What the loaders share: the endless sequence of batches, workers, the saved position.
 
     Batches form one endless sequence, epoch after epoch. Each is a function of the settings, the seed and its cursor
     alone, so threads may prepare any of them ahead, and a position can be taken up anywhere.
 
     Args:
-        shards: folder of shards, an address (see :mod:`sqvae_speech.data.remote`), or an index.
-        seed: of order and crops.
+        maps: of the shards.
+        shard_numbers: (N,) int64, the shard of each example, in the order of the manifest.
+        seed: of order and all that is drawn.
         num_workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
         shuffle: False keeps the order of the manifest.
         shuffle_shards: shuffle within windows of so many shards, for corpora that are larger than memory or remote:
             only the shards of a window are mapped, and those of the next one are fetched meanwhile. 0 shuffles all,
             and fetches all shards first.
         rank, world_size: this process, of how many.
-        speakers: the order that numbers the speakers; by default the index' own.
-        cache_bytes: of the packed cache (see :mod:`sqvae_speech.data.cache`) at most, by default half of the
+        cache_bytes: of the packed cache (see :mod:`sqvae_speech.data.packed`) at most, by default half of the
             memory; 0 reads the shards. Changes the speed only.
 
     Raises:
-        UserError: the index or a shard is missing or damaged; a speaker that is not in ``speakers``; an illegal
-            number; remote shards that cannot be fetched, or windows that the download folder cannot hold.
+        UserError: an illegal number; a shard that is missing or damaged; remote shards that cannot be fetched, or
+            windows that the download folder cannot hold.
     """
 
     batching: str
 
     def __init__(
         self,
-        shards: str | Path | ShardIndex,
+        maps: ShardMaps,
+        shard_numbers: np.ndarray,
         *,
         seed: int,
         num_workers: int = 0,
@@ -70,7 +63,6 @@ class Loader(ABC, Generic[Plan, Cursor]):
         shuffle_shards: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        speakers: Sequence[str] | None = None,
         cache_bytes: int | None = None,
     ):
         self._at_least(0, seed=seed, num_workers=num_workers, shuffle_shards=shuffle_shards)
@@ -79,20 +71,20 @@ class Loader(ABC, Generic[Plan, Cursor]):
             self._at_least(0, cache_bytes=cache_bytes)
         if not 0 <= rank < world_size:
             raise UserError(f"rank {rank} of {world_size} processes; legal are 0 to {world_size - 1}")
-        self.index = open_index(shards)
+        self.shards: ShardFolder = maps.folder
         self.seed = seed
         self.num_workers = num_workers
         self.shuffle = shuffle
         self.rank = rank
         self.world_size = world_size
-        self._utterances = Utterances.of(self.index, speakers)
+        self.num_examples = len(shard_numbers)
         self._order = EpochOrder(
-            self._utterances.shards, len(self.index.shards), seed=seed, shuffle=shuffle, shuffle_shards=shuffle_shards
+            shard_numbers, len(self.shards.shards), seed=seed, shuffle=shuffle, shuffle_shards=shuffle_shards
         )
         self._plans: dict[int, Plan] = {}
         self._held: tuple[Window, Window] | None = None
-        self._reader = ShardReader(self.index)
-        self._source = self._open_source(cache_bytes)
+        self._reader = maps
+        self._open_source(self._fetch_first(default_limit() if cache_bytes is None else cache_bytes))
         self._cursor = self._start()
 
     @staticmethod
@@ -101,24 +93,21 @@ class Loader(ABC, Generic[Plan, Cursor]):
             if value < least:
                 raise UserError(f"{name} {value}; at least {least} is needed")
 
-    def _open_source(self, cache_bytes: int | None) -> MelSource:
-        limit = default_limit() if cache_bytes is None else cache_bytes
-        window = self._order.shuffle_shards
-        if isinstance(self.index, RemoteIndex):
-            if window:
-                # the current one and the next; of several processes one may be a step ahead
-                self.index.require_room(window, num_windows=2 if self.world_size == 1 else 3)
-                limit = 0  # which would take all shards
-            else:
-                self.index.fetch_all()
-                limit = min(limit, self.index.spare_bytes)
-        packed = open_packed(self.index, self._utterances, limit) if limit > 0 else None
-        return packed or ShardSource(self._reader, self._utterances)
+    def _fetch_first(self, cache_bytes: int) -> int:
+        """Fetch remote shards, where all are needed; returns the bytes that a packed cache may have."""
+        copies = self.shards.copies
+        if not isinstance(copies, RemoteShards):
+            return cache_bytes
+        if window := self._order.shuffle_shards:
+            # the current one and the next; of several processes one may be a step ahead
+            copies.require_room(window, num_windows=2 if self.world_size == 1 else 3)
+            return 0  # the cache would take all shards
+        copies.fetch_all()
+        return min(cache_bytes, copies.spare_bytes)
 
-    @property
-    def num_utterances(self) -> int:
-        """Utterances of an epoch."""
-        return len(self._utterances.ids)
+    @abstractmethod
+    def _open_source(self, cache_bytes: int) -> None:
+        """Open what batches are cut from, a packed cache of so many bytes at most; 0 asks for none."""
 
     @property
     @abstractmethod
@@ -141,8 +130,8 @@ class Loader(ABC, Generic[Plan, Cursor]):
 
     @property
     @abstractmethod
-    def _frames_of_batch(self) -> int:
-        """Frames of this process' batch, about."""
+    def _batches_per_task(self) -> int:
+        """Batches that a thread prepares in one go: handing over costs as much as a small batch does."""
 
     @abstractmethod
     def _windows(self, cursor: Cursor) -> tuple[Window, Window]:
@@ -163,7 +152,7 @@ class Loader(ABC, Generic[Plan, Cursor]):
     def _settings(self) -> dict[str, Any]:
         """What a position is a position in."""
         return {
-            "fingerprint": self.index.fingerprint,
+            "fingerprint": self.shards.fingerprint,
             "batching": self.batching,
             "seed": self.seed,
             "shuffle": self.shuffle,
@@ -187,7 +176,7 @@ class Loader(ABC, Generic[Plan, Cursor]):
             if state.get(name) != ours:
                 what = "shards with other contents" if name == "fingerprint" else f"{name} {state.get(name)}"
                 raise UserError(
-                    f"the saved position is of {what}, {self.index.folder} is read with {name} {ours}; resume with "
+                    f"the saved position is of {what}, {self.shards.folder} is read with {name} {ours}; resume with "
                     "the same shards and settings, or start anew"
                 )
         self._move_to(state)
@@ -202,8 +191,7 @@ class Loader(ABC, Generic[Plan, Cursor]):
                 self._cursor = self._after(self._cursor)
                 yield batch
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="loader")
-        # Several small batches are one task: handing over costs as much as a small batch does.
-        size = max(1, _TASK_FRAMES // self._frames_of_batch)
+        size = self._batches_per_task
         ahead: deque[tuple[list[Cursor], Future[list[dict[str, Any]]]]] = deque()
         ready: deque[tuple[Cursor, dict[str, Any]]] = deque()
         next_cursor = self._cursor
@@ -235,15 +223,6 @@ class Loader(ABC, Generic[Plan, Cursor]):
     def _batches(self, cursors: list[Cursor]) -> list[dict[str, Any]]:
         return [self._batch(cursor) for cursor in cursors]
 
-    def _example(self, numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, width: int) -> dict[str, Any]:
-        """The batch of some utterances, cut as ``MelSource.gather`` says."""
-        return {
-            "mel": self._source.gather(numbers, first, lengths, width),
-            "lengths": torch.from_numpy(lengths),
-            "speaker": torch.from_numpy(self._utterances.speakers[numbers]),
-            "utterance_id": [self._utterances.ids[number] for number in numbers.tolist()],
-        }
-
     # ---- epochs and windows
 
     def _plan(self, epoch: int) -> Plan:
@@ -266,8 +245,8 @@ class Loader(ABC, Generic[Plan, Cursor]):
         while window <= held[1]:
             shards.update(self._shards_of(window).tolist())
             window = self._window_after(window)
-        if isinstance(self.index, RemoteIndex):
-            self.index.hold(shards, self._shards_of(window).tolist())
+        if isinstance(self.shards.copies, RemoteShards):
+            self.shards.copies.hold(shards, self._shards_of(window).tolist())
         self._reader.keep(shards)
         self._held = held
 
@@ -285,5 +264,80 @@ class Loader(ABC, Generic[Plan, Cursor]):
         return (epoch, number + 1) if number + 1 < len(self._plan(epoch).window_shards) else (epoch + 1, 0)
 
     def _window_of(self, epoch: int, place: int) -> Window:
-        """The window of the utterance or batch at a place of an epoch."""
+        """The window of the example or batch at a place of an epoch."""
         return epoch, int(np.searchsorted(self._plan(epoch).window_ends, place, side="right"))
+
+
+class ExampleLoader(Loader[EpochPlan, int]):
+    """An endless iterable of batches of single examples, each of which comes once an epoch.
+
+    The examples form one endless sequence: epoch after epoch, each an order of all of them and a number drawn for
+    each, from ``(seed, epoch)``. A batch is the next ``batch_size`` examples, across the ends of epochs, and a
+    process takes its ``batch_size / world_size`` of them. So the global batch of a step depends on the seed and the
+    step alone, N processes together see what one would, and a position saved by some number of processes can be taken
+    up by another.
+
+    Args:
+        maps, shard_numbers: see :class:`Loader`, also for all that is not listed here.
+        batch_size: examples of the global batch, over all processes.
+
+    Raises:
+        UserError: see :class:`Loader`; a batch size that the processes cannot share evenly.
+    """
+
+    def __init__(
+        self, maps: ShardMaps, shard_numbers: np.ndarray, *, batch_size: int, world_size: int = 1, **options: Any
+    ):
+        self._at_least(1, batch_size=batch_size, world_size=world_size)
+        if batch_size % world_size:
+            raise UserError(
+                f"batch_size {batch_size} cannot be shared by {world_size} processes; use a multiple of {world_size}"
+            )
+        self.batch_size = batch_size
+        self.share = batch_size // world_size
+        super().__init__(maps, shard_numbers, world_size=world_size, **options)
+
+    @abstractmethod
+    def _make(self, numbers: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
+        """Make a batch of the examples ``numbers`` (b,), with their ``draws`` (b,) from [0, 1)."""
+
+    @property
+    def position(self) -> int:
+        """Examples of the global sequence that have been handed out."""
+        return self._cursor
+
+    @property
+    def epoch(self) -> float:
+        return self._cursor / self.num_examples
+
+    def _start(self) -> int:
+        return 0
+
+    def _after(self, cursor: int) -> int:
+        return cursor + self.batch_size
+
+    def _batch(self, cursor: int) -> dict[str, Any]:
+        start = cursor + self.rank * self.share
+        end = start + self.share
+        orders, draws = [], []
+        while start < end:
+            epoch, place = divmod(start, self.num_examples)
+            size = min(end - start, self.num_examples - place)
+            plan = self._plan(epoch)
+            orders.append(plan.order[place : place + size])
+            draws.append(plan.draws[place : place + size])
+            start += size
+        return self._make(np.concatenate(orders), np.concatenate(draws))
+
+    def _windows(self, cursor: int) -> tuple[Window, Window]:
+        first, last = (divmod(place, self.num_examples) for place in (cursor, cursor + self.batch_size - 1))
+        return self._window_of(*first), self._window_of(*last)
+
+    def _draw(self, epoch: int) -> EpochPlan:
+        return self._order(epoch)
+
+    def _position(self) -> dict[str, int]:
+        return {"position": self._cursor, "epoch": self._cursor // self.num_examples}
+
+    def _move_to(self, state: dict[str, Any]) -> None:
+        self._cursor = int(state["position"])

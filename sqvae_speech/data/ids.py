@@ -5,8 +5,11 @@ an id with any of them would silently change its meaning on the way. Directories
 names contain them goes through :func:`escape_id`, which loses nothing.
 """
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
 
 from sqvae_speech.errors import UserError
 
@@ -44,6 +47,22 @@ def unescape_id(escaped: str) -> str:
         raise UserError(f"{escaped!r} is not an id made by escape_id: its %XX are not UTF-8") from None
 
 
+def legal_id(name: str, where: str = "", kind: str = "utterance id") -> str:
+    """Return the id of something that another tool calls ``name``: the name, escaped where it is not legal as it is.
+
+    ``a.b`` becomes ``a%2Eb``, from which :func:`unescape_id` gives ``a.b`` back; ids of ours stay as they are.
+
+    Args:
+        name: any string.
+        where: prefix of the message.
+        kind: what the id names, for the message.
+
+    Raises:
+        UserError: an empty name, or one that is too long.
+    """
+    return check_id(escape_id(name) if any(map(_illegal, name)) else name, where, kind)
+
+
 def speaker_first(speaker: str, name: str) -> str:
     """Return ``speaker-name``, or ``name`` if it begins so: Kaldi wants utterances in the order of speakers."""
     return name if name.startswith(f"{speaker}-") else f"{speaker}-{name}"
@@ -72,3 +91,13 @@ def check_id(name: str, where: str = "", kind: str = "utterance id") -> str:
             f"{prefix}{kind} {name[:40]!r}... has {len(name.encode())} bytes, at most {MAX_BYTES} are legal"
         )
     return name
+
+
+def known_id(name: str, known: Iterable[str], folder: str | Path, noun: str) -> str:
+    """Return ``name`` if a folder has it, else raise :class:`UserError` with the ids that are near it."""
+    known = list(known)
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    what = f"near it are {', '.join(near)}" if near else f"there are {', '.join(known[:5])}, ..."
+    raise UserError(f"{folder} has no {noun} {name!r}; {what} ({len(known)} {noun}s)")

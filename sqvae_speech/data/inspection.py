@@ -11,15 +11,11 @@ from tqdm import tqdm
 from sqvae_speech.audio.front_end import CLIPPED_LEVEL
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir
-from sqvae_speech.data.tables import format_table
+from sqvae_speech.data.shard_folder import is_shards
+from sqvae_speech.data.tables import format_facts, format_table
 from sqvae_speech.errors import UserError
 
 QUIET = 0.01  # largest sample, linear (-40 dB of full scale): too quiet for the noise that 16 bits have
-
-
-def is_shards(folder: str | Path) -> bool:
-    """Whether a folder is one of shards; otherwise it is taken for a data directory."""
-    return (Path(folder) / "index.json").is_file()
 
 
 def summarize(folder: str | Path) -> dict[str, Any]:
@@ -81,7 +77,7 @@ def _of_shards(folder: Path) -> dict[str, Any]:
         "shards": len(index.shards),
         "bytes": sum(shard.bytes for shard in index.shards),
         "frames": index.num_frames,
-        "bad": [bad._asdict() for bad in index.bad],
+        "bad": index.bad_values(),
         "recording_sample_rates": dict(sorted(rates.items(), key=lambda item: -item[1])),
     }
     if peaks:
@@ -152,8 +148,7 @@ def format_summary(summary: Mapping[str, Any], num_speakers: int = 20) -> str:
         ("ali", _of_all(summary["with_ali"], summary["utterances"])),
     ]
     rows += _shard_rows(summary) if summary["kind"] == "shards" else _directory_rows(summary)
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    lines = [format_facts(rows)]
     lines += [f"  {bad['utterance_id']}: {bad['reason']}" for bad in summary.get("bad", ())]
     speakers = list(summary["speakers"].items())
     shown = speakers[: num_speakers or None]

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sqvae_speech.data.files import read_text, write_text
+from sqvae_speech.data.files import write_text
 from sqvae_speech.data.ids import check_id
+from sqvae_speech.data.listings import read_lines, require_same_ids
 from sqvae_speech.errors import UserError
 
 FILES = ("wav.scp", "utt2spk", "spk2utt", "utt2dur", "text", "segments", "ali")
@@ -69,63 +70,6 @@ class Utterance:
     def is_pipe(self) -> bool:
         """Whether ``wav`` is a command, not a path."""
         return self.wav.rstrip().endswith("|")
-
-
-class Line(NamedTuple):
-    """A line of a table: where it stands (``file:number``), its first column, and the rest."""
-
-    where: str
-    key: str
-    rest: str
-
-    def columns(self, names: str) -> list[str]:
-        """Split ``rest`` into as many columns as ``names`` has words, or raise a :class:`UserError`."""
-        columns = self.rest.split()
-        if len(columns) != len(names.split()):
-            raise UserError(
-                f"{self.where}: {self.key + ' ' + self.rest!r} should be '<id> {names}', without white space in any"
-            )
-        return columns
-
-    def seconds(self, value: str, name: str) -> float:
-        """Return ``value`` as a finite, non-negative number, or raise a :class:`UserError`."""
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and number >= 0):
-            raise UserError(f"{self.where}: {name} {value!r} of {self.key!r} is not a number of seconds")
-        return number
-
-
-def _lines(path: Path, kind: str, repeated: bool = False) -> Iterator[Line]:
-    """Yield the lines of a table, checking that the ids are legal, sorted and unique (or at least grouped)."""
-    previous: str | None = None
-    number = 0
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        where = f"{path}:{number}"
-        key, *rest = line.split(maxsplit=1) or [""]
-        if not key:
-            raise UserError(f"{where}: empty line; remove it")
-        check_id(key, where, kind)
-        if previous is not None and key == previous and not repeated:
-            raise UserError(f"{where}: duplicate {kind} {key!r}; keep one of its lines")
-        if previous is not None and key < previous:  # code points order as UTF-8 bytes do, so as LC_ALL=C does
-            raise UserError(
-                f"{where}: {key!r} comes after {previous!r}: not sorted; `LC_ALL=C sort -o {path} {path}` sorts it"
-            )
-        previous = key
-        yield Line(where, key, rest[0].rstrip() if rest else "")
-    if not number:
-        raise UserError(f"{path} is empty")
-
-
-def _require_same_ids(path: Path, found: Iterable[str], expected: Iterable[str], source: str) -> None:
-    found, expected = set(found), set(expected)
-    for name in sorted(expected - found)[:1]:
-        raise UserError(f"{path} lacks {name!r}, which {source} has ({len(expected - found)} such ids)")
-    for name in sorted(found - expected)[:1]:
-        raise UserError(f"{path} has {name!r}, which {source} lacks ({len(found - expected)} such ids)")
 
 
 def _require_speaker_order(name: str, previous: str, speaker: str, where: str = "") -> None:
@@ -253,18 +197,18 @@ class DataDir:
         recordings = _read_recordings(folder / "wav.scp", allow_pipes)
         segments = _read_segments(folder / "segments", recordings) if (folder / "segments").exists() else None
         if segments is None:
-            _require_same_ids(folder / "wav.scp", recordings, speakers, "utt2spk")
+            require_same_ids(folder / "wav.scp", recordings, speakers, "utt2spk")
         else:
-            _require_same_ids(folder / "segments", segments, speakers, "utt2spk")
+            require_same_ids(folder / "segments", segments, speakers, "utt2spk")
         durations: dict[str, float] = {}
         if (folder / "utt2dur").exists():
-            for line in _lines(folder / "utt2dur", "utterance id"):
+            for line in read_lines(folder / "utt2dur", "utterance id"):
                 durations[line.key] = line.seconds(line.columns("<seconds>")[0], "duration")
-            _require_same_ids(folder / "utt2dur", durations, speakers, "utt2spk")
+            require_same_ids(folder / "utt2dur", durations, speakers, "utt2spk")
         texts: dict[str, str] = {}
         if (folder / "text").exists():
-            texts = {line.key: line.rest for line in _lines(folder / "text", "utterance id")}
-            _require_same_ids(folder / "text", texts, speakers, "utt2spk")
+            texts = {line.key: line.rest for line in read_lines(folder / "text", "utterance id")}
+            require_same_ids(folder / "text", texts, speakers, "utt2spk")
         ali = _read_ali(folder / "ali", speakers, durations) if (folder / "ali").exists() else {}
         utterances = []
         for name, speaker in speakers.items():
@@ -288,13 +232,13 @@ class DataDir:
 def _read_speakers(folder: Path) -> dict[str, str]:
     speakers: dict[str, str] = {}
     previous = ""
-    for line in _lines(folder / "utt2spk", "utterance id"):
+    for line in read_lines(folder / "utt2spk", "utterance id"):
         (speaker,) = line.columns("<speaker>")
         check_id(speaker, line.where, "speaker")
         _require_speaker_order(line.key, previous, speaker, f"{line.where}: ")
         speakers[line.key] = previous = speaker
     listed: dict[str, str] = {}
-    for line in _lines(folder / "spk2utt", "speaker"):
+    for line in read_lines(folder / "spk2utt", "speaker"):
         for name in line.rest.split():
             if speakers.get(name) != line.key:
                 raise UserError(
@@ -303,13 +247,13 @@ def _read_speakers(folder: Path) -> dict[str, str]:
             if name in listed:
                 raise UserError(f"{line.where}: duplicate utterance id {name!r}")
             listed[name] = line.key
-    _require_same_ids(folder / "spk2utt", listed, speakers, "utt2spk")
+    require_same_ids(folder / "spk2utt", listed, speakers, "utt2spk")
     return speakers
 
 
 def _read_recordings(path: Path, allow_pipes: bool) -> dict[str, str]:
     recordings: dict[str, str] = {}
-    for line in _lines(path, "recording id"):
+    for line in read_lines(path, "recording id"):
         if not line.rest:
             raise UserError(f"{line.where}: recording {line.key!r} has no path")
         if line.rest.endswith("|") and not allow_pipes:
@@ -323,7 +267,7 @@ def _read_recordings(path: Path, allow_pipes: bool) -> dict[str, str]:
 
 def _read_segments(path: Path, recordings: dict[str, str]) -> dict[str, tuple[str, float, float | None]]:
     segments: dict[str, tuple[str, float, float | None]] = {}
-    for line in _lines(path, "utterance id"):
+    for line in read_lines(path, "utterance id"):
         recording, start, end = line.columns("<recording> <start> <end>")
         if recording not in recordings:
             raise UserError(f"{line.where}: recording {recording!r} is not in wav.scp")
@@ -337,7 +281,7 @@ def _read_segments(path: Path, recordings: dict[str, str]) -> dict[str, tuple[st
 
 def _read_ali(path: Path, speakers: dict[str, str], durations: dict[str, float]) -> dict[str, list[Interval]]:
     ali: dict[str, list[Interval]] = {}
-    for line in _lines(path, "utterance id", repeated=True):
+    for line in read_lines(path, "utterance id", repeated=True):
         onset, offset, label = line.columns("<onset> <offset> <label>")
         if line.key not in speakers:
             raise UserError(f"{line.where}: utterance {line.key!r} is not in utt2spk")

@@ -1,30 +1,79 @@
-"""Endless loaders of training batches, crops or whole utterances, from an exact position on."""
+"""Endless loaders of training batches of speech, crops or whole utterances, from an exact position on."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from sqvae_speech.data.endless import Loader, Window
+from sqvae_speech.data.cache import open_packed
+from sqvae_speech.data.endless import ExampleLoader, Loader, Window
 from sqvae_speech.data.index import ShardIndex
-from sqvae_speech.data.order import BatchPlan, EpochPlan
+from sqvae_speech.data.order import BatchPlan
+from sqvae_speech.data.reader import ShardReader, ShardSource, Utterances
+from sqvae_speech.data.remote import open_index
 from sqvae_speech.errors import UserError
 
+_TASK_FRAMES = 8192  # of batches that a thread prepares in one go
 
-class SegmentLoader(Loader[EpochPlan, int]):
+
+class MelSource(Protocol):
+    """What cuts the mels of a batch."""
+
+    def gather(self, numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
+        """See :meth:`sqvae_speech.data.reader.ShardSource.gather`."""
+        ...
+
+
+class MelLoader(Loader[Any, Any]):
+    """What the loaders of speech share: which utterances there are, and where their mels come from.
+
+    Args:
+        shards: folder of shards, an address (see :mod:`sqvae_speech.data.remote`), or an index.
+        speakers: the order that numbers the speakers; by default the index' own.
+        options: see :class:`sqvae_speech.data.endless.Loader`.
+
+    Raises:
+        UserError: see :class:`sqvae_speech.data.endless.Loader`; the index is missing or damaged; a speaker that is
+            not in ``speakers``.
+    """
+
+    def __init__(self, shards: str | Path | ShardIndex, *, speakers: Sequence[str] | None = None, **options: Any):
+        self.index = open_index(shards, ShardIndex)
+        self._utterances = Utterances.of(self.index, speakers)
+        super().__init__(ShardReader(self.index), self._utterances.shards, **options)
+
+    @property
+    def num_utterances(self) -> int:
+        """Utterances of an epoch."""
+        return self.num_examples
+
+    def _open_source(self, cache_bytes: int) -> None:
+        packed = open_packed(self.index, self._utterances, cache_bytes) if cache_bytes > 0 else None
+        assert isinstance(self._reader, ShardReader)
+        self._source: MelSource = packed or ShardSource(self._reader, self._utterances)
+
+    def _example(self, numbers: np.ndarray, first: np.ndarray, lengths: np.ndarray, width: int) -> dict[str, Any]:
+        """The batch of some utterances, cut as ``MelSource.gather`` says."""
+        return {
+            "mel": self._source.gather(numbers, first, lengths, width),
+            "lengths": torch.from_numpy(lengths),
+            "speaker": torch.from_numpy(self._utterances.speakers[numbers]),
+            "utterance_id": [self._utterances.ids[number] for number in numbers.tolist()],
+        }
+
+
+class SegmentLoader(MelLoader, ExampleLoader):
     """An endless iterable of batches of crops: one random crop of every utterance in every epoch.
 
     That is the published policy: an utterance is visited once an epoch and gives one crop, drawn anew each time, so
     a step's crops are of different utterances. (Several crops a visit would read less and correlate the gradient.)
 
-    The examples form one endless sequence: epoch after epoch, each an order of all utterances and a place to crop in
-    each, drawn from ``(seed, epoch)``. A batch is the next ``batch_size`` examples, across the ends of epochs, and a
-    process takes its ``batch_size / world_size`` of them. So the global batch of a step depends on the seed and the
-    step alone, N processes together see what one would, and a position saved by some number of processes can be taken
-    up by another.
-
     Args:
-        shards: see :class:`Loader`, also for all that is not listed here.
+        shards: see :class:`MelLoader`, also for all that is not listed here; the sequence is that of
+            :class:`sqvae_speech.data.endless.ExampleLoader`.
         batch_size: examples of the global batch, over all processes.
         segment_frames: frames of a crop; a shorter utterance is given whole and zero-padded (see ``lengths``).
 
@@ -33,81 +82,28 @@ class SegmentLoader(Loader[EpochPlan, int]):
         ``speaker`` (b,) int64; ``utterance_id``, a list of b; b = batch_size / world_size.
 
     Raises:
-        UserError: see :class:`Loader`; a batch size that the processes cannot share evenly.
+        UserError: see :class:`MelLoader`; a batch size that the processes cannot share evenly.
     """
 
     batching = "crops"
 
-    def __init__(
-        self,
-        shards: str | Path | ShardIndex,
-        *,
-        batch_size: int,
-        segment_frames: int,
-        world_size: int = 1,
-        **options: Any,
-    ):
-        self._at_least(1, batch_size=batch_size, segment_frames=segment_frames, world_size=world_size)
-        if batch_size % world_size:
-            raise UserError(
-                f"batch_size {batch_size} cannot be shared by {world_size} processes; use a multiple of {world_size}"
-            )
-        self.batch_size = batch_size
+    def __init__(self, shards: str | Path | ShardIndex, *, batch_size: int, segment_frames: int, **options: Any):
+        self._at_least(1, segment_frames=segment_frames)
         self.segment_frames = segment_frames
-        super().__init__(shards, world_size=world_size, **options)
+        super().__init__(shards, batch_size=batch_size, **options)
 
     @property
-    def position(self) -> int:
-        """Examples of the global sequence that have been handed out."""
-        return self._cursor
+    def _batches_per_task(self) -> int:
+        return max(1, _TASK_FRAMES // (self.share * self.segment_frames))
 
-    @property
-    def epoch(self) -> float:
-        return self._cursor / self.num_utterances
-
-    @property
-    def _frames_of_batch(self) -> int:
-        return self.batch_size // self.world_size * self.segment_frames
-
-    def _start(self) -> int:
-        return 0
-
-    def _after(self, cursor: int) -> int:
-        return cursor + self.batch_size
-
-    def _batch(self, cursor: int) -> dict[str, Any]:
-        share = self.batch_size // self.world_size
-        start = cursor + self.rank * share
-        end = start + share
-        orders, draws = [], []
-        while start < end:
-            epoch, place = divmod(start, self.num_utterances)
-            size = min(end - start, self.num_utterances - place)
-            plan = self._plan(epoch)
-            orders.append(plan.order[place : place + size])
-            draws.append(plan.draws[place : place + size])
-            start += size
-        numbers = np.concatenate(orders)
+    def _make(self, numbers: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
         num_frames = self._utterances.num_frames[numbers]
         lengths = np.minimum(num_frames, self.segment_frames)
-        first = (np.concatenate(draws) * (num_frames - lengths + 1)).astype(np.int64)
+        first = (draws * (num_frames - lengths + 1)).astype(np.int64)
         return self._example(numbers, first, lengths, self.segment_frames)
 
-    def _windows(self, cursor: int) -> tuple[Window, Window]:
-        first, last = (divmod(place, self.num_utterances) for place in (cursor, cursor + self.batch_size - 1))
-        return self._window_of(*first), self._window_of(*last)
 
-    def _draw(self, epoch: int) -> EpochPlan:
-        return self._order(epoch)
-
-    def _position(self) -> dict[str, int]:
-        return {"position": self._cursor, "epoch": self._cursor // self.num_utterances}
-
-    def _move_to(self, state: dict[str, Any]) -> None:
-        self._cursor = int(state["position"])
-
-
-class UtteranceLoader(Loader[BatchPlan, tuple[int, int]]):
+class UtteranceLoader(MelLoader):
     """An endless iterable of batches of whole utterances of like length.
 
     The batches form one endless sequence: epoch after epoch, each a division of all utterances into batches, drawn
@@ -117,7 +113,7 @@ class UtteranceLoader(Loader[BatchPlan, tuple[int, int]]):
     batches of it as there are processes.
 
     Args:
-        shards: see :class:`Loader`, also for all that is not listed here.
+        shards: see :class:`MelLoader`, also for all that is not listed here.
         batch_frames: frames of one process' batch at most, padding included.
 
     Yields:
@@ -125,7 +121,7 @@ class UtteranceLoader(Loader[BatchPlan, tuple[int, int]]):
         ``speaker`` (b,) int64; ``utterance_id``, a list of b. b * T is at most ``batch_frames``.
 
     Raises:
-        UserError: see :class:`Loader`; an utterance that is longer than ``batch_frames``.
+        UserError: see :class:`MelLoader`; an utterance that is longer than ``batch_frames``.
     """
 
     batching = "utterances"
@@ -148,8 +144,8 @@ class UtteranceLoader(Loader[BatchPlan, tuple[int, int]]):
         return epoch + number / len(self._plan(epoch).numbers)
 
     @property
-    def _frames_of_batch(self) -> int:
-        return self.batch_frames
+    def _batches_per_task(self) -> int:
+        return max(1, _TASK_FRAMES // self.batch_frames)
 
     def _start(self) -> tuple[int, int]:
         return 0, 0

@@ -1,4 +1,4 @@
-"""The order of an epoch: every utterance once, shuffled as a whole or within windows of shards, by the seed alone."""
+"""The order of an epoch: every example once, shuffled as a whole or within windows of shards, by the seed alone."""
 
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ class EpochPlan(NamedTuple):
     """An epoch.
 
     Attributes:
-        order: (N,) int64, the utterances.
-        draws: (N,) float64, uniform in [0, 1): where among its possible crops each is cut.
+        order: (N,) int64, the examples.
+        draws: (N,) float64, uniform in [0, 1), for what is drawn of each: where its crop is cut.
         window_ends: (W,) int64, places in ``order`` where the windows end.
         window_shards: the shards of each window, int64 arrays.
     """
@@ -43,12 +43,12 @@ class EpochOrder:
     """Draws epochs; each is a function of ``(seed, epoch)`` and the division into shards.
 
     Args:
-        shards: (N,) the shard of each utterance, in the order of the manifest, so not decreasing.
+        shards: (N,) the shard of each example, in the order of the manifest, so not decreasing.
         num_shards: how many there are.
-        seed: of order and crops.
+        seed: of order and draws.
         shuffle: False keeps the order of the manifest.
-        shuffle_shards: shards of a window: the shards are shuffled, and then the utterances of so many shards that
-            follow each other; 0, or as many as there are, shuffles all utterances at once.
+        shuffle_shards: shards of a window: the shards are shuffled, and then the examples of so many shards that
+            follow each other; 0, or as many as there are, shuffles all examples at once.
     """
 
     def __init__(self, shards: np.ndarray, num_shards: int, *, seed: int, shuffle: bool, shuffle_shards: int = 0):
@@ -69,13 +69,13 @@ class EpochOrder:
         order = rng.permutation(len(self.shards)) if self.shuffle else np.arange(len(self.shards))
         windows = np.empty(self.num_shards, dtype=np.int64)
         windows[chain] = np.arange(self.num_shards) // size
-        of_utterance = windows[self.shards]
+        of_example = windows[self.shards]
         if self.shuffle_shards:
-            order = order[np.argsort(of_utterance[order], kind="stable")]
+            order = order[np.argsort(of_example[order], kind="stable")]
         return EpochPlan(
             order=order,
             draws=rng.random(len(order)),
-            window_ends=np.cumsum(np.bincount(of_utterance, minlength=-(-self.num_shards // size))),
+            window_ends=np.cumsum(np.bincount(of_example, minlength=-(-self.num_shards // size))),
             window_shards=tuple(chain[start : start + size] for start in range(0, self.num_shards, size)),
         )
 

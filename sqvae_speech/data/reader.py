@@ -2,8 +2,7 @@
 
 import io
 import json
-import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sqvae_speech.data.index import Entry, ShardIndex
-from sqvae_speech.data.npy import npy_header
+from sqvae_speech.data.shard_maps import ShardMaps, damaged, iterate_samples
 from sqvae_speech.errors import UserError, nearest
 
 
@@ -65,16 +64,12 @@ class Utterances(NamedTuple):
         return cls(ids, *columns)
 
 
-class ShardReader:
-    """Random access to the utterances of an index, through memory maps of its shards.
-
-    Nothing is kept in this process but the maps; what is read often stays in the system's page cache, which all
-    processes of a machine share.
-    """
+class ShardReader(ShardMaps):
+    """Random access to the utterances of an index."""
 
     def __init__(self, index: ShardIndex):
+        super().__init__(index)
         self.index = index
-        self._maps: dict[int, np.ndarray] = {}
 
     def mel(self, entry: Entry) -> np.ndarray:
         """Return an utterance's mel, (n_mels, T), as a read-only view of the stored float32 or float16."""
@@ -82,50 +77,14 @@ class ShardReader:
 
     def mel_at(self, shard: int, offset: int, size: int, num_frames: int, utterance_id: str) -> np.ndarray:
         """Return the mel whose ``.npy`` lies at ``offset``, as :meth:`mel` does; the id is for messages."""
-        content = self._map(shard)
         shape = (self.index.mel_spec.n_mels, num_frames)
-        header = npy_header(shape, self.index.dtype)  # the same for equal shapes: compared, not parsed
-        start = offset + len(header)
-        end = start + shape[0] * shape[1] * np.dtype(self.index.dtype).itemsize
-        if end != offset + size or end > len(content) or content[offset:start].tobytes() != header:
-            name = self.index.shards[shard].name
-            raise UserError(
-                f"{self.index.folder / name} does not hold the mel of {utterance_id!r} where its list says; "
-                "remove it and run `sqvae-speech shards` again"
-            )
-        return content[start:end].view(self.index.dtype).reshape(shape)
-
-    def meta(self, entry: Entry) -> dict[str, Any]:
-        """Return an utterance's ``json``."""
-        offset, size = entry.json
-        return json.loads(self._map(entry.shard)[offset : offset + size].tobytes())
+        return self.array(shard, (offset, size), shape, self.index.dtype, utterance_id)
 
     def utterance(self, entry: Entry) -> UtteranceMel:
         """Return an utterance with a float32 copy of its mel."""
-        meta = self.meta(entry)
+        meta = self.meta(entry.shard, entry.json)
         mel = self.mel(entry).astype(np.float32)
         return UtteranceMel(entry.utterance_id, entry.speaker, mel, meta["peak"], meta)
-
-    def keep(self, shards: Collection[int]) -> None:
-        """Let the maps of all other shards go; they are made again when they are read again."""
-        self._maps = {number: content for number, content in self._maps.items() if number in shards}
-
-    def _map(self, number: int) -> np.ndarray:
-        content = self._maps.get(number)
-        if content is None:
-            content = map_file(self.index.shard_path(number)).numpy()
-            content.flags.writeable = False
-            self._maps[number] = content
-        return content
-
-
-def map_file(path: Path) -> Tensor:
-    """Map a file, which is not empty, into memory: (bytes,) uint8. What is written to it never reaches the file.
-
-    The file is not held open: Python's own maps keep a descriptor each, of which a process may have 1024, and large
-    corpora have more shards.
-    """
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
 
 
 class ShardSource:
@@ -183,33 +142,15 @@ def iterate_utterances(index_dir: str | Path | ShardIndex) -> Iterator[Utterance
     Raises:
         UserError: the index or a shard is missing or damaged.
     """
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
     index = index_dir if isinstance(index_dir, ShardIndex) else ShardIndex.load(index_dir)
-    # webdataset's own steps, but without its URLs, in which a path with '#', '?' or '{' is another path, and without
-    # its splitting: whichever process asks gets all.
-    found = 0
-    try:
-        for sample in group_by_keys(tar_file_expander(_opened(index))):
-            found += 1
+    for sample in iterate_samples(index):
+        try:
             meta = json.loads(sample["json"])
             mel = np.load(io.BytesIO(sample["mel.npy"]), allow_pickle=False).astype(np.float32)
-            yield UtteranceMel(meta["utterance_id"], meta["speaker"], mel, meta["peak"], meta)
-    except (tarfile.ReadError, KeyError, EOFError, ValueError) as error:
-        raise UserError(
-            f"a shard of {index.folder} is damaged ({error}); `sqvae-speech data validate {index.folder}` says which"
-        ) from None
-    if found != index.num_utterances:
-        raise UserError(
-            f"the shards of {index.folder} hold {found} utterances, index.json says {index.num_utterances}; "
-            f"`sqvae-speech data validate {index.folder}` says which shard is damaged"
-        )
-
-
-def _opened(index: ShardIndex) -> Iterator[dict[str, Any]]:
-    for path in index.shard_paths():
-        with path.open("rb") as stream:
-            yield {"url": str(path), "stream": stream}
+            utterance = UtteranceMel(meta["utterance_id"], meta["speaker"], mel, meta["peak"], meta)
+        except (KeyError, EOFError, ValueError) as error:
+            raise damaged(index, error) from None
+        yield utterance
 
 
 def batch_utterances(

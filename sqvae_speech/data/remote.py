@@ -19,13 +19,13 @@ import shlex
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import quote
 
-from sqvae_speech.data.index import Entry, ShardIndex, ShardInfo
 from sqvae_speech.data.shard_downloads import DownloadFolder, RemoteFile, fetch_file
+from sqvae_speech.data.shard_folder import INDEX_NAME, ShardFile, ShardFolder
 from sqvae_speech.errors import UserError
 
 SCHEMES = ("http://", "https://", "pipe:")
@@ -33,30 +33,33 @@ DOWNLOAD_BYTES = 100 * 10**9
 _LIST_THREADS = 8
 
 logger = logging.getLogger(__name__)
+Index = TypeVar("Index", bound=ShardFolder)
 
 
 def open_index(
-    folder: str | Path | ShardIndex,
+    folder: str | Path | Index,
+    kind: type[Index],
     *,
     download_dir: str | Path | None = None,
     download_bytes: int = DOWNLOAD_BYTES,
-) -> ShardIndex:
+) -> Index:
     """Return the index of a folder of shards, local or remote.
 
     Args:
         folder: a path, or an address; an index is returned as it is.
+        kind: what the shards hold: a class of indices.
         download_dir: where remote shards are kept; by default ``$XDG_CACHE_HOME/sqvae_speech/shards``, or
             ``~/.cache/sqvae_speech/shards``. All remote corpora and all processes of a machine may share it.
         download_bytes: of the shards in it, at most.
 
     Raises:
-        UserError: as :meth:`ShardIndex.load`; an address of another kind; one that cannot be read; no curl.
+        UserError: as :meth:`ShardFolder.load`; an address of another kind; one that cannot be read; no curl.
     """
-    if isinstance(folder, ShardIndex):
+    if isinstance(folder, ShardFolder):
         return folder
     if not is_remote(folder):
-        return ShardIndex.load(folder)
-    return RemoteIndex.fetch(str(folder), Path(download_dir or default_download_dir()), download_bytes)
+        return kind.load(folder)
+    return _fetch_index(kind, str(folder), Path(download_dir or default_download_dir()), download_bytes)
 
 
 def is_remote(folder: str | Path) -> bool:
@@ -100,59 +103,53 @@ def file_address(address: str, name: str) -> str:
     return pattern.replace("{name}", quote(name))
 
 
+def _fetch_index(kind: type[Index], address: str, download_dir: Path, download_bytes: int) -> Index:
+    if address.startswith("http") and shutil.which("curl") is None:
+        raise UserError(
+            f"{address}: webdataset reads http through curl, which is not installed; install curl, or give a "
+            'command that does it: "pipe:wget -q -O - http://host/dump/train/{name}"'
+        )
+    source = file_address(address, INDEX_NAME)
+    downloads = DownloadFolder(download_dir, download_bytes)
+    # under the name of the address first: what the index is of shows only when it has been read
+    listed = download_dir / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}.{INDEX_NAME}"
+    fetch_file(source, listed)
+    index = kind.read(listed)
+    for shard in index.shards:
+        file_address(address, shard.name)
+    key = hashlib.sha256(f"{address}\n{index.fingerprint}".encode()).hexdigest()[:16]
+    folder = download_dir / key
+    remote = replace(index, folder=folder, copies=RemoteShards(folder, index.shards, address, downloads))
+    remote.save()
+    return remote
+
+
 @dataclass(frozen=True)
-class RemoteIndex(ShardIndex):
-    """The index of remote shards; its ``folder`` is the local copy, which fills as shards are asked for.
+class RemoteShards:
+    """Shards that lie elsewhere, and their copies here, which come as they are asked for.
 
     Attributes:
+        folder: of the copies.
+        shards: of the index.
         address: where the shards lie.
         downloads: the folder that all copies are in.
     """
 
-    address: str = ""
-    downloads: DownloadFolder = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+    folder: Path
+    shards: tuple[ShardFile, ...]
+    address: str
+    downloads: DownloadFolder = field(repr=False)
 
-    @classmethod
-    def fetch(cls, address: str, download_dir: Path, download_bytes: int) -> "RemoteIndex":
-        """Fetch ``index.json``; see :func:`open_index`."""
-        if address.startswith("http") and shutil.which("curl") is None:
-            raise UserError(
-                f"{address}: webdataset reads http through curl, which is not installed; install curl, or give a "
-                'command that does it: "pipe:wget -q -O - http://host/dump/train/{name}"'
-            )
-        source = file_address(address, "index.json")
-        downloads = DownloadFolder(download_dir, download_bytes)
-        # under the name of the address first: what the index is of shows only when it has been read
-        listed = download_dir / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}.index.json"
-        fetch_file(source, listed)
-        index = ShardIndex.read(listed)
-        for shard in index.shards:
-            file_address(address, shard.name)
-        key = hashlib.sha256(f"{address}\n{index.fingerprint}".encode()).hexdigest()[:16]
-        folder = download_dir / key
-        values: dict[str, Any] = {**vars(index), "folder": folder, "address": address, "downloads": downloads}
-        remote = cls(**values)
-        remote.save()
-        return remote
+    def path(self, number: int) -> Path:
+        """Path of a shard, which is fetched first when it is not here."""
+        return self.downloads.path(self._file(number))
 
-    def validate(self, checksums: bool = False) -> None:
-        """Shards are checked when they are fetched; with ``checksums`` all are fetched and read again."""
-        if checksums:
-            self.fetch_all()
-            self.entries()
-            super().validate(checksums=True)
-
-    def entries(self) -> list[Entry]:
-        """List all utterances; fetches the shards' lists that are not here yet."""
+    def fetch_lists(self) -> None:
+        """Fetch the shards' lists that are not here yet."""
         missing = [number for number in range(len(self.shards)) if not self._has_list(number)]
         with ThreadPoolExecutor(_LIST_THREADS) as pool:
             for _ in pool.map(self._fetch_list, missing):
                 pass
-        return super().entries()
-
-    def shard_path(self, number: int) -> Path:
-        """Path of a shard, which is fetched first when it is not here."""
-        return self.downloads.path(self._file(number))
 
     def fetch_all(self) -> None:
         """Fetch every shard that is not here."""
@@ -161,7 +158,7 @@ class RemoteIndex(ShardIndex):
             logger.info("fetching %d shards (%.2f GB) of %s", len(missing), sum(missing) / 1e9, self.address)
         self.hold(range(len(self.shards)))
         for number in range(len(self.shards)):
-            self.shard_path(number)
+            self.path(number)
 
     @property
     def spare_bytes(self) -> int:
@@ -201,8 +198,8 @@ class RemoteIndex(ShardIndex):
         fetch_file(address, self.folder / shard.sidecar, check=check)
 
 
-def _lists(contents: bytes, shard: ShardInfo) -> bool:
-    """Whether this is the list of the utterances of a shard."""
+def _lists(contents: bytes, shard: ShardFile) -> bool:
+    """Whether this is the list of the examples of a shard."""
     try:
         return json.loads(contents)["shard"] == vars(shard)
     except (ValueError, KeyError, TypeError):

@@ -1,7 +1,5 @@
 """One utterance of a data directory or of shards: what is known of it, its levels, its mel."""
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +9,12 @@ from sqvae_speech.audio.filterbank import band_edges
 from sqvae_speech.audio.front_end import CLIPPED_LEVEL, FrontEnd
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.wav import read_wav, wav_info
+from sqvae_speech.data.ids import known_id
 from sqvae_speech.data.index import ShardIndex
-from sqvae_speech.data.inspection import is_shards
 from sqvae_speech.data.kaldi import DataDir, Interval, Utterance
 from sqvae_speech.data.recordings import read_utterance
+from sqvae_speech.data.shard_folder import is_shards
+from sqvae_speech.data.tables import format_facts
 from sqvae_speech.errors import UserError
 
 
@@ -37,8 +37,7 @@ class Shown:
     ali: tuple[Interval, ...]
 
     def __str__(self) -> str:
-        width = max(len(name) for name, _ in self.facts)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.facts)
+        return format_facts(self.facts)
 
 
 def show(
@@ -70,10 +69,10 @@ def _from_shards(folder: Path, utterance_id: str) -> Shown:
 
     index = ShardIndex.load(folder)
     entries = {entry.utterance_id: entry for entry in index.entries()}
-    bad = {item.utterance_id: item.reason for item in index.bad}
+    bad = {item.name: item.reason for item in index.bad}
     if utterance_id in bad:
         raise UserError(f"{utterance_id!r} was left out of {folder}: {bad[utterance_id]}")
-    entry = entries[_known(utterance_id, entries, folder)]
+    entry = entries[known_id(utterance_id, entries, folder, "utterance")]
     found = ShardReader(index).utterance(entry)
     meta, spec = found.meta, index.mel_spec
     ali = tuple(Interval(*interval) for interval in meta.get("ali", ()))
@@ -96,7 +95,7 @@ def _from_shards(folder: Path, utterance_id: str) -> Shown:
 
 def _from_data_dir(folder: Path, utterance_id: str, spec: MelSpec, channel: str, allow_pipes: bool) -> Shown:
     data = {utterance.utterance_id: utterance for utterance in DataDir.read(folder, allow_pipes=True)}
-    utterance = data[_known(utterance_id, data, folder)]
+    utterance = data[known_id(utterance_id, data, folder, "utterance")]
     if utterance.is_pipe and not allow_pipes:
         raise UserError(
             f"{utterance_id!r} comes from a command, {utterance.wav!r}, which may do anything; pass --allow-pipes to "
@@ -121,15 +120,6 @@ def _from_data_dir(folder: Path, utterance_id: str, spec: MelSpec, channel: str,
     except UserError as error:
         facts.append(("mel", f"none: {error}"))
     return Shown(utterance_id, tuple(facts), mel, spec, utterance.ali)
-
-
-def _known(utterance_id: str, known: Iterable[str], folder: Path) -> str:
-    known = list(known)
-    if utterance_id in known:
-        return utterance_id
-    near = difflib.get_close_matches(utterance_id, known, n=5, cutoff=0.5)
-    what = f"near it are {', '.join(near)}" if near else f"there are {', '.join(known[:5])}, ..."
-    raise UserError(f"{folder} has no utterance {utterance_id!r}; {what} ({len(known)} utterances)")
 
 
 def _text_and_ali(text: str | None, ali: tuple[Interval, ...]) -> list[tuple[str, str]]:

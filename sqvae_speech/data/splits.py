@@ -38,7 +38,7 @@ def split_by_sentence(items: Iterable[Item], fraction: float = 0.05, seed: int =
     Raises:
         UserError: ``fraction`` outside 0 to 0.4.
     """
-    _check_fraction(fraction)
+    check_fraction(fraction)
     items = list(items)
     sentences: dict[str, list[Item]] = defaultdict(list)
     for item in items:
@@ -46,7 +46,7 @@ def split_by_sentence(items: Iterable[Item], fraction: float = 0.05, seed: int =
     total = Counter(item.speaker for item in items)
     wanted = {s: 0 if n < 3 or fraction == 0 else max(1, math.floor(fraction * n + 0.5)) for s, n in total.items()}
     left = Counter(total)  # utterances of each speaker that are not in dev or test
-    order = sorted(sentences, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+    order = in_hash_order(sentences, seed)
     split_of: dict[str, str] = {}
     for split in ("test", "dev"):
         have: Counter[str] = Counter()
@@ -77,13 +77,19 @@ def split_by_speaker(speakers: Iterable[str], fraction: float = 0.05, seed: int 
     Raises:
         UserError: ``fraction`` outside 0 to 0.4, or fewer than two speakers.
     """
-    names = sorted(set(speakers), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    _check_fraction(fraction)
+    names = in_hash_order(set(speakers), seed)
+    check_fraction(fraction)
     if len(names) < 2:
         raise UserError(f"speakers cannot be kept for test: there is only {', '.join(names) or 'none'}")
     return set(names[: max(1, math.floor(fraction * len(names) + 0.5))])
 
 
-def _check_fraction(fraction: float) -> None:
+def in_hash_order(names: Iterable[str], seed: int) -> list[str]:
+    """Return names in the order of a hash of each and ``seed``: the same on any machine, and among any others."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise :class:`UserError` unless so much can be taken for dev, and again for test."""
     if not 0 <= fraction <= 0.4:
         raise UserError(f"fraction {fraction} for dev and for test; legal are 0 to 0.4 (--fraction)")

@@ -14,3 +14,10 @@ def format_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def format_facts(facts: Iterable[tuple[str, str]]) -> str:
+    """Return lines of names and what is said of each, aligned."""
+    facts = list(facts)
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)

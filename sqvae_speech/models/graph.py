@@ -10,7 +10,7 @@ from sqvae_speech.audio.filterbank import mel_filterbank
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.models.inference import folded
-from sqvae_speech.models.modules import length_mask
+from sqvae_speech.models.modules import ConvBlock, length_mask
 from sqvae_speech.models.pretrained import SpeechBundle
 
 
@@ -120,7 +120,7 @@ class MelToUnits(nn.Module):
     def __init__(self, bundle: SpeechBundle):
         super().__init__()
         self.model = copy.deepcopy(bundle.model).cpu().eval().requires_grad_(False)
-        blocks = [nn.Sequential(folded(block), nn.ReLU()) for block in self.model.encoder.blocks]  # type: ignore
+        blocks = [ConvBlock(folded(block), nn.ReLU()) for block in self.model.encoder.blocks]
         self.model.encoder.blocks = nn.ModuleList(blocks).float()
         del self.model.decoder
 

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.stream import samples_of_frames
-from sqvae_speech.models.modules import ConvEncoder, length_mask
+from sqvae_speech.models.modules import ConvBlock, ConvEncoder, length_mask
 from sqvae_speech.models.row_convolution import RowConvolution
 from sqvae_speech.models.speech import SpeechModel
 
@@ -35,7 +35,7 @@ class InferenceEncoder(nn.Module):
 
     def __init__(self, encoder: ConvEncoder, dtype: torch.dtype = torch.float32):
         super().__init__()
-        convolutions = [folded(block) for block in encoder.blocks]  # type: ignore[arg-type]
+        convolutions = [folded(block) for block in encoder.blocks]
         # the first has few channels: tiles would save little of what is little
         self.layers = nn.ModuleList(
             RowConvolution(convolution, tiles=number > 0) for number, convolution in enumerate(convolutions)
@@ -128,8 +128,9 @@ def _without_tf32(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def folded(block: nn.Sequential) -> nn.Conv2d:
+def folded(block: nn.Module) -> nn.Conv2d:
     """The convolution of a block with its normalisation in it, float64."""
+    assert isinstance(block, ConvBlock)
     conv, norm, _ = block
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)

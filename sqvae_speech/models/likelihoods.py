@@ -1,6 +1,7 @@
 """Reconstruction losses: negative log-likelihoods of the data given the decoder's output, in nats per example.
 
 In training mode sums run over all processes (every one has to take part); in evaluation mode over the caller's batch.
+Of values they are here, of labels in :mod:`sqvae_speech.models.label_likelihoods`.
 """
 
 import math
@@ -18,45 +19,74 @@ class ReconstructionLoss(NamedTuple):
 
     Attributes:
         loss: scalar in nats per example, up to constants.
-        mse: detached mean squared error.
+        metrics: detached float32 scalars: ``mse``, the mean squared error, of values; ``accuracy`` of labels.
         share: detached; this process' number of examples relative to the mean over the processes. A mean over its
             own examples, times this, averages over processes to the mean over all examples, and so do gradients.
     """
 
     loss: Tensor
-    mse: Tensor
+    metrics: dict[str, Tensor]
     share: Tensor
 
 
-class _SquaredError(NamedTuple):
-    """Of the global batch: what a process adds to it, and (detached) totals over all processes."""
+class Totals(NamedTuple):
+    """Detached float64 sums over all processes.
 
-    local_sum: Tensor  # with gradient
-    total_sum: Tensor
-    total_values: Tensor
-    total_examples: Tensor
+    Attributes:
+        score: squared error, or labels that are right.
+        values: real values, at least 1.
+        examples: of the global batch.
+        share: see :class:`ReconstructionLoss`.
+        world_size: number of processes.
+    """
+
+    score: Tensor
+    values: Tensor
+    examples: Tensor
     share: Tensor
     world_size: int
 
+    @property
+    def mean(self) -> Tensor:
+        """Score a value."""
+        return self.score / self.values
 
-def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None, synchronize: bool) -> _SquaredError:
+    @property
+    def values_per_example(self) -> Tensor:
+        return self.values / self.examples
+
+    def per_example(self, local_sum: Tensor) -> Tensor:
+        """A sum over this process as a mean over examples; averaged over processes, value and gradient are global."""
+        return local_sum * (self.world_size / self.examples).to(local_sum.dtype)
+
+
+def totals(score: Tensor, values: Tensor | int, examples: int, synchronize: bool) -> Totals:
+    """Add up a batch's detached sums over the processes, or with ``synchronize`` False take this one's."""
+    parts = (score.detach().double(), values, examples)
+    # numbers are filled in on the device: a copy from the CPU would wait for it
+    sums = torch.stack(
+        [
+            part.double() if isinstance(part, Tensor) else score.new_full((), part, dtype=torch.float64)
+            for part in parts
+        ]
+    )
+    world_size = 1
+    if synchronize and dist.is_available() and dist.is_initialized():
+        dist.all_reduce(sums)
+        world_size = dist.get_world_size()
+    return Totals(sums[0], sums[1].clamp(min=1.0), sums[2], world_size * examples / sums[2], world_size)
+
+
+def _squared_error(output: Tensor, target: Tensor, mask: Tensor | None, synchronize: bool) -> tuple[Tensor, Totals]:
+    """The sum of squared errors of this process, with gradient, and of all."""
     error = at_least_float32(output) - at_least_float32(target)
+    values: Tensor | int = error.numel()
     if mask is not None:
         # blanked before it is squared: the square's gradient, 0 * NaN, would bring padding of any content back in
         error = error.masked_fill(~mask, 0.0)
         values = mask.expand_as(error).sum()
-    else:
-        values = torch.tensor(error.numel(), device=error.device)
     local = error.square().sum()
-    totals = torch.stack(
-        (local.detach().double(), values.double(), torch.tensor(float(len(output)), device=error.device).double())
-    )
-    world_size = 1
-    if synchronize and dist.is_available() and dist.is_initialized():
-        dist.all_reduce(totals)
-        world_size = dist.get_world_size()
-    share = (world_size * len(output) / totals[2]).to(local.dtype)
-    return _SquaredError(local, totals[0], totals[1].clamp(min=1.0), totals[2], share, world_size)
+    return local, totals(local, values, len(output), synchronize)
 
 
 class ArelboLikelihood(nn.Module):
@@ -69,14 +99,12 @@ class ArelboLikelihood(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> ReconstructionLoss:
         """``output``, ``target`` (B, ...) float; ``mask`` bool, broadcastable to them, True = real."""
-        error = _squared_error(output, target, mask, self.training)
-        mse = (error.total_sum / error.total_values).clamp(min=1e-12)
-        values_per_example = error.total_values / error.total_examples
+        local, total = _squared_error(output, target, mask, self.training)
+        mse = total.mean.clamp(min=1e-12)
         # d/dθ (D/2) log MSE = D/2 · ∇(sum) / (values · MSE); the first term has the value, the second the gradient
-        scale = (error.world_size * 0.5 / (error.total_examples * mse)).to(error.local_sum.dtype)
-        value = (0.5 * values_per_example * mse.log()).to(error.local_sum.dtype)
-        loss = value + scale * (error.local_sum - error.local_sum.detach())
-        return ReconstructionLoss(loss, mse.float(), error.share)
+        value = (0.5 * total.values_per_example * mse.log()).to(local.dtype)
+        loss = value + total.per_example(local - local.detach()) * (0.5 / mse).to(local.dtype)
+        return ReconstructionLoss(loss, {"mse": mse.float()}, total.share.to(local.dtype))
 
 
 class GaussianLikelihood(nn.Module):
@@ -95,13 +123,11 @@ class GaussianLikelihood(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> ReconstructionLoss:
         """``output``, ``target`` (B, ...) float; ``mask`` bool, broadcastable to them, True = real."""
-        error = _squared_error(output, target, mask, self.training)
-        scale = error.world_size / error.total_examples.to(error.local_sum.dtype)
-        values_per_example = (error.total_values / error.total_examples).to(error.local_sum.dtype)
-        loss = 0.5 * (
-            values_per_example * self.log_variance + scale * error.local_sum * torch.exp(-self.log_variance)
-        )
-        return ReconstructionLoss(loss, (error.total_sum / error.total_values).float(), error.share)
+        local, total = _squared_error(output, target, mask, self.training)
+        values_per_example = total.values_per_example.to(local.dtype)
+        error = total.per_example(local) * torch.exp(-self.log_variance)
+        loss = 0.5 * (values_per_example * self.log_variance + error)
+        return ReconstructionLoss(loss, {"mse": total.mean.float()}, total.share.to(local.dtype))
 
 
 LIKELIHOODS = {

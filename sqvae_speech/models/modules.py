@@ -6,13 +6,34 @@ the latents come out channels last without a copy.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from sqvae_speech.models import native
+from sqvae_speech.models.normalization import BatchNorm2d
+from sqvae_speech.models.recurrence import input_weights, run_layers
+from sqvae_speech.models.winograd import convolve
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """(B,) int64 lengths -> (B, size) bool, True at the first ``length`` positions."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class ConvBlock(nn.Sequential):
+    """A convolution, batch normalisation if it has one, ReLU."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``x`` (B, C, 1, T); ``mask`` bool (B, 1, 1, T) of the outputs, True = real, zeroed beyond; None for all."""
+        conv, *norm, relu = self
+        assert isinstance(conv, nn.Conv2d)
+        x = convolve(conv, x)
+        if norm:
+            assert isinstance(norm[0], BatchNorm2d)
+            return norm[0].rectified(x, mask)
+        x = relu(x)
+        return x if mask is None else x.masked_fill(~mask, 0.0)
 
 
 class ConvEncoder(nn.Module):
@@ -36,9 +57,9 @@ class ConvEncoder(nn.Module):
     def __init__(self, in_channels: int, channels: int, out_channels: int):
         super().__init__()
 
-        def block(inputs: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
+        def block(inputs: int, kernel: int, stride: int, padding: int) -> ConvBlock:
             conv = nn.Conv2d(inputs, channels, (1, kernel), (1, stride), (0, padding), bias=False)
-            return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+            return ConvBlock(conv, BatchNorm2d(channels), nn.ReLU(inplace=True))
 
         self.blocks = nn.ModuleList(
             [
@@ -63,7 +84,8 @@ class ConvEncoder(nn.Module):
         Args:
             mel: (B, n_mels, T) float32.
             lengths: (B,) int64 real frames; the rest is padding of any content. Each example's latents are then
-                what they would be alone: frames beyond its end are zeroed after every ReLU.
+                what they would be alone: frames beyond its end are zeroed after every ReLU, and no statistics count
+                them.
 
         Returns:
             (B, (T - 2) // 2, out_channels).
@@ -71,22 +93,16 @@ class ConvEncoder(nn.Module):
         # with an odd number of frames the last one has no partner; it must not leak into the last unit
         usable = mel.shape[-1] - mel.shape[-1] % 2
         x = mel[..., :usable].unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        remaining = None if lengths is None else lengths - lengths % 2
-        if remaining is not None:
-            x = self._blank(x, remaining)
-        for position, block in enumerate(self.blocks):
-            x = block(x)
-            if remaining is not None:
-                if position == 0:
-                    remaining = remaining - 2
-                elif position == 2:
-                    remaining = remaining // 2
-                x = self._blank(x, remaining)
+        masks: list[Tensor | None] = [None] * 5
+        if lengths is not None:
+            even = lengths - lengths % 2
+            x = x.masked_fill(~length_mask(even, usable)[:, None, None], 0.0)
+            wide = length_mask(even - 2, usable - 2)[:, None, None]
+            narrow = length_mask(self.num_units(even), self.num_units(usable))[:, None, None]
+            masks = [wide, wide, narrow, narrow, narrow]
+        for block, mask in zip(self.blocks, masks, strict=True):
+            x = block(x, mask)
         return self.head(x).squeeze(2).transpose(1, 2)
-
-    @staticmethod
-    def _blank(x: Tensor, lengths: Tensor) -> Tensor:
-        return x.masked_fill(~length_mask(lengths, x.shape[-1])[:, None, None], 0.0)
 
 
 class TimeJitter(nn.Module):
@@ -136,6 +152,8 @@ class RecurrentDecoder(nn.Module):
         self.rnn = nn.GRU(dim + speaker_dim, hidden, num_layers=2, batch_first=True, bidirectional=True)
         self.output = nn.Linear(2 * hidden, n_mels)
 
+    # the recurrence is one kernel already, of cuDNN or of network.cpp; a compiler would take it apart step by step
+    @torch.compiler.disable
     def forward(self, quantized: Tensor, speaker: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Decode.
 
@@ -147,6 +165,8 @@ class RecurrentDecoder(nn.Module):
         Returns:
             (B, n_mels, 2U), zero beyond an example's end.
         """
+        if self.training and native.usable(quantized):
+            return self._decode_natively(quantized, speaker, lengths)
         x = quantized.repeat_interleave(2, dim=1)
         identity = self.speaker_embedding(speaker)[:, None].expand(-1, x.shape[1], -1)
         x = torch.cat((x, identity), dim=-1)
@@ -157,3 +177,14 @@ class RecurrentDecoder(nn.Module):
         hidden, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
         mel = self.output(hidden).transpose(1, 2)
         return mel.masked_fill(~length_mask(frames, x.shape[1])[:, None], 0.0)
+
+    def _decode_natively(self, quantized: Tensor, speaker: Tensor, lengths: Tensor | None) -> Tensor:
+        # what a unit, and what a speaker, gives the first layer's gates is computed once for all frames
+        weight, bias = input_weights(self.rnn, 0)
+        dim = quantized.shape[-1]
+        units = F.linear(quantized.transpose(0, 1), weight[:, :dim])
+        gates = units + F.linear(self.speaker_embedding(speaker), weight[:, dim:], bias)
+        frames = None if lengths is None else 2 * lengths
+        hidden = run_layers(self.rnn, gates.repeat_interleave(2, dim=0), frames)
+        mel = self.output(hidden).permute(1, 2, 0)
+        return mel if frames is None else mel.masked_fill(~length_mask(frames, mel.shape[-1])[:, None], 0.0)

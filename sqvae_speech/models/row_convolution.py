@@ -1,51 +1,19 @@
-"""Convolutions over time as matrix products over rows, with fewer products than taps.
+"""Convolutions over time as matrix products over rows, for inference, with fewer products than taps.
 
-A row is a frame, its channels side by side. The short convolutions of Toom and Cook (S. Winograd, Arithmetic
-Complexity of Computations, 1980; for networks: Lavin and Gray, arXiv 1509.09308) give four neighbouring outputs of
-three taps by six products of rows with matrices instead of twelve, and three of two taps by four instead of six.
+A row is a frame, its channels side by side. Tiles of outputs are made as :mod:`sqvae_speech.models.winograd`
+explains, by PyTorch's own operators, so that nothing depends on what a machine can compile.
 """
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sqvae_speech.models.winograd import toom_cook
+
 LEAST_OUTPUTS = 96  # with fewer, reading the matrices takes longer than the products that are saved
-# taps -> outputs of a tile, and where its polynomials are evaluated, besides infinity. The numbers of the transforms
-# are exact in bfloat16, and these points lose fewer digits than 1, -1, 2, -2.
-_TILES = {3: (4, (0.0, 0.75, -0.75, 1.5, -1.5)), 2: (3, (0.0, 1.0, -1.0))}
+# taps -> outputs of a tile, and points of its polynomials besides infinity: of those that make all factors exact in
+# bfloat16, in which the transforms are computed here too, the ones that lose the fewest digits.
+_TILES = {3: (4, ("0", "3/4", "-3/4", "3/2", "-3/2")), 2: (3, ("0", "1", "-1"))}
 _TILES_AT_ONCE = 512  # their products stay in a CPU's caches
-
-
-class TileTransform:
-    """Of so many neighbouring values of a correlation, ``y_i = Σ_k w_k x_(i+k)``.
-
-    ``y = back @ ((weights @ w) * (rows @ x))``: the product of two polynomials comes from its values at as many
-    points as it has coefficients, and a correlation is the transpose of that map.
-
-    Attributes:
-        rows: (products, products), products = outputs + taps - 1.
-        weights: (products, taps).
-        back: (outputs, products).
-        ones: (products,), which ``back`` takes to ones.
-    """
-
-    def __init__(self, taps: int):
-        outputs, points = _TILES[taps]
-        finite = np.array(points)
-        # a row for each point: the polynomial that is 0 at all others; its value at its own is divided out of weights
-        others = [np.delete(finite, number) for number in range(len(finite))]
-        own = np.array([np.prod(point - rest) for point, rest in zip(finite, others, strict=True)] + [1.0])
-        rows = [np.append(np.poly(rest)[::-1], 0.0) for rest in others]
-        self.rows: NDArray[np.float64] = np.array([*rows, np.poly(finite)[::-1]])
-        self.weights: NDArray[np.float64] = _values(finite, taps) / own[:, None]
-        self.back: NDArray[np.float64] = _values(finite, outputs).T
-        self.ones: NDArray[np.float64] = np.linalg.pinv(self.back) @ np.ones(outputs)
-
-
-def _values(points: NDArray[np.float64], coefficients: int) -> NDArray[np.float64]:
-    """(points + 1, coefficients), which takes a polynomial's coefficients to its values; the last is at infinity."""
-    return np.concatenate([points[:, None] ** np.arange(coefficients), np.eye(coefficients)[-1:]])
 
 
 class RowConvolution(nn.Module):
@@ -77,13 +45,15 @@ class RowConvolution(nn.Module):
         self.weight = nn.Parameter(weight.reshape(-1, self.out_channels), requires_grad=False)
         self.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
         if self.tiles:
-            transform = TileTransform(short)
             wide = weight.reshape(short, -1, self.out_channels)
+            outputs, of_taps, inputs = (matrix.to(wide) for matrix in toom_cook(short, *_TILES[short]))
+            # what each product gets of the bias, so that every output gets it once
+            shares = torch.linalg.pinv(outputs.double()).sum(dim=1).to(wide)
             buffers = {
-                "tile_weight": torch.einsum("pk,kio->pio", torch.from_numpy(transform.weights).to(wide), wide),
-                "tile_bias": torch.outer(torch.from_numpy(transform.ones).to(wide), self.bias),
-                "rows_transform": torch.from_numpy(transform.rows).to(wide),
-                "back_transform": torch.from_numpy(transform.back).to(wide),
+                "tile_weight": torch.einsum("pk,kio->pio", of_taps, wide),
+                "tile_bias": torch.outer(shares, self.bias),
+                "rows_transform": inputs,
+                "back_transform": outputs,
             }
             for name, values in buffers.items():
                 self.register_buffer(name, values, persistent=False)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sqvae_speech.models.heads import log_var_for
 from sqvae_speech.models.likelihoods import build_likelihood
 from sqvae_speech.models.modules import ConvEncoder, RecurrentDecoder, TimeJitter, length_mask
 from sqvae_speech.quantization import QuantizerConfig, QuantizerOutput, build_quantizer
@@ -143,7 +144,7 @@ class SpeechModel(nn.Module):
             # the quantizer's mean is over this process' examples, of which others may have more or fewer
             loss=score.loss + score.share * quantization.loss,
             reconstruction_loss=score.loss.detach(),
-            mse=score.mse,
+            mse=score.metrics["mse"],
             quantization=quantization,
             reconstruction=reconstruction,
             target=target,
@@ -222,14 +223,6 @@ class SpeechModel(nn.Module):
 
     def split_head(self, head: Tensor, unit_lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What the encoder gives, (B, U, dim + log_var channels), as latents and log-variance for the quantizer."""
-        z, log_var = head[..., : self.config.quantizer.dim], head[..., self.config.quantizer.dim :]
-        if self.quantizer.log_var_channels == 0:
-            return z, None
-        if self.quantizer.log_var_per_example:  # the head is one value a position: its mean over the real ones
-            if unit_lengths is None:
-                log_var = log_var.mean(dim=1, keepdim=True)
-            else:
-                mask = length_mask(unit_lengths, z.shape[1])[..., None]
-                count = unit_lengths.clamp(min=1)[:, None, None]
-                log_var = log_var.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True) / count
-        return z, log_var
+        dim = self.config.quantizer.dim
+        mask = None if unit_lengths is None else length_mask(unit_lengths, head.shape[1])
+        return head[..., :dim], log_var_for(self.quantizer, head[..., dim:], mask)

@@ -12,7 +12,7 @@ from sqvae_speech.audio.sources import WavSource
 from sqvae_speech.audio.stream import measure_level
 from sqvae_speech.audio.wav import resample
 from sqvae_speech.models.speech import SpeechModel
-from sqvae_speech.models.streaming import Reader, UnitStream, read_posterior
+from sqvae_speech.models.streaming import Reader, UnitStream, read_indices
 
 LONG_SECONDS = 60.0  # longer wavs go alone, in pieces
 BATCH_SECONDS = 160.0  # of a batch, padding included
@@ -54,7 +54,7 @@ class WavReader:
         window: list[tuple[int, Tensor]] = []
         held = 0.0
         # the variance of type II is a mean over the utterance: its posterior, not its units, needs all of it at once
-        whole = reader is read_posterior and self._model.quantizer.log_var_per_example
+        whole = reader is not read_indices and self._model.quantizer.log_var_per_example
         for number, source in enumerate(sources):
             if source.seconds > LONG_SECONDS and not whole:
                 results[number] = self._read_long(source, reader)

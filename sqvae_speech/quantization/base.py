@@ -110,6 +110,10 @@ class Quantizer(nn.Module, ABC):
         """The most probable code of rows, (N,) int64."""
 
     @abstractmethod
+    def _sample(self, rows: Rows, seed: int) -> Tensor:
+        """Codes of rows drawn from the posterior, (N,) int64, by the noise of ``seed``."""
+
+    @abstractmethod
     def decoding_codebook(self) -> Tensor:
         """(K, D) the vectors that indices decode to."""
 
@@ -198,6 +202,21 @@ class Quantizer(nn.Module, ABC):
         with torch.autocast(z.device.type, enabled=False):
             posterior = self._posterior(self._rows(z, log_var, None))
         return posterior.reshape(*z.shape[:-1], *posterior.shape[1:])
+
+    @torch.no_grad()
+    def sample(self, z: Tensor, log_var: Tensor | None = None, *, seed: int) -> Tensor:
+        """Codes drawn from the posterior, one a position: (B, *, D) -> (B, *) int64, (B, *, N) with N codebooks.
+
+        A pure function of its arguments: the same noise on every device, and no global generator is touched.
+
+        Args:
+            z: (B, *, D) latents.
+            log_var: see :meth:`forward`.
+            seed: 0 to 2^63 - 1.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            indices = self._sample(self._rows(z, log_var, None), seed)
+        return indices.reshape(*z.shape[:-1], *indices.shape[1:])
 
     def _rows(self, z: Tensor, log_var: Tensor | None, mask: Tensor | None) -> Rows:
         """Check shapes, lift half precision to float32, flatten to rows, blank what is masked."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sqvae_speech.quantization import metrics
 from sqvae_speech.quantization.base import Quantizer, QuantizerOutput, Rows
+from sqvae_speech.quantization.noise import derived_seed
 
 
 class GroupedQuantizer(Quantizer):
@@ -136,6 +137,10 @@ class GroupedQuantizer(Quantizer):
 
     def _posterior(self, rows: Rows) -> Tensor:
         return self._interleave([group._posterior(part) for group, part in self._parts(rows)])
+
+    def _sample(self, rows: Rows, seed: int) -> Tensor:
+        parts = enumerate(self._parts(rows))
+        return self._interleave([group._sample(part, derived_seed(seed, number)) for number, (group, part) in parts])
 
     def _nearest(self, rows: Rows) -> Tensor:
         return self._interleave([group._nearest(part) for group, part in self._parts(rows)])

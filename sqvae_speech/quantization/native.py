@@ -1,19 +1,10 @@
 """The fused operator on a CPU, compiled from ``native.cpp`` when it is first used: faster than eager PyTorch.
 
-It needs a C++ compiler (``CXX``, c++, g++ or clang++) and a PyTorch that carries a Fortran BLAS, as the Linux wheels
-do; :func:`unavailable` says what is missing, and then :mod:`.blocks` is used. The library is kept in
-``$XDG_CACHE_HOME/sqvae_speech`` under a name that stands for its source, compiler and processor. float64 inputs go to
-:mod:`.blocks`.
+Where :mod:`.compiler` cannot compile it, :func:`unavailable` says what is missing, and :mod:`.blocks` is used;
+float64 inputs go there too.
 """
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
@@ -21,19 +12,9 @@ from torch import Tensor
 
 from sqvae_speech.quantization import blocks
 from sqvae_speech.quantization.blocks import Problem
+from sqvae_speech.quantization.compiler import blas, library
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = (
-    "-O3",
-    "-march=native",
-    "-mprefer-vector-width=512",
-    "-ffast-math",
-    "-fopenmp",
-    "-fPIC",
-    "-std=c++17",
-    "-fno-exceptions",
-    "-fno-rtti",
-)
 _INTEGERS = ("num_rows", "size", "dim", "width", "block", "threads", "scale_stride")
 _POINTERS = (
     *("rows", "columns", "bias", "scale", "codebook", "rows64", "columns64", "bias64", "mixtures64", "precise"),
@@ -57,8 +38,8 @@ def unavailable(device: torch.device) -> str | None:
     """Why this backend cannot run on ``device``, or None. Compiles at the first call."""
     if device.type != "cpu":
         return "it runs on a CPU only"
-    library = _library()
-    return library if isinstance(library, str) else None
+    found = library(SOURCE)
+    return found if isinstance(found, str) else None
 
 
 def block_rows(codebook_size: int) -> int:
@@ -141,8 +122,8 @@ def _float64(problem: Problem) -> tuple[Problem | None, dict[str, Tensor]]:
 
 
 def _call(function: str, problem: Problem, seed: Tensor, temperature: float, **tensors: Tensor | None) -> None:
-    library = _library()
-    assert not isinstance(library, str), library
+    found = library(SOURCE)
+    assert not isinstance(found, str), found
     tensors |= {
         "rows": problem.rows,
         "columns": problem.columns,
@@ -164,58 +145,8 @@ def _call(function: str, problem: Problem, seed: Tensor, temperature: float, **t
         scale_stride=0 if len(problem.scale) == 1 else 1,
         seed=int(seed) & (2**64 - 1),
         inverse_temperature=1.0 / temperature,
-        sgemm=ctypes.cast(_blas().sgemm_, ctypes.c_void_p).value,
-        dgemm=ctypes.cast(_blas().dgemm_, ctypes.c_void_p).value,
+        sgemm=blas("sgemm"),
+        dgemm=blas("dgemm"),
         **{name: tensor.data_ptr() for name, tensor in held.items()},
     )
-    getattr(library, function)(ctypes.byref(arguments))
-
-
-@functools.cache
-def _blas() -> ctypes.CDLL:
-    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | str:
-    """The compiled library, or why there is none."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))), None)
-    if compiler is None:
-        return "it needs a C++ compiler (CXX, c++, g++ or clang++)"
-    try:
-        _ = _blas().sgemm_, _blas().dgemm_
-    except (OSError, AttributeError) as error:
-        return f"this PyTorch has no Fortran BLAS: {error}"
-    try:
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except subprocess.CalledProcessError as error:
-        return f"{compiler} failed: {error.stderr.strip()[-400:]}"
-    except OSError as error:
-        return f"the library cannot be built or loaded: {error}"
-
-
-def _compiled(compiler: str) -> Path:
-    """Path of the library, compiled if it is not in the cache."""
-    version = _run(compiler, "--version")
-    cpuinfo = Path("/proc/cpuinfo")
-    features = [
-        line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features", "model name"))
-    ]
-    identity = (SOURCE.read_text(), FLAGS, version, platform.machine(), features[:2])
-    name = f"native-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.so"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sqvae_speech"
-    if (cache / name).exists():
-        return cache / name
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        object_file, library = f"{folder}/native.o", f"{folder}/{name}"
-        _run(compiler, *FLAGS, "-c", str(SOURCE), "-o", object_file)
-        # linked without -fopenmp and -ffast-math: the OpenMP runtime is then the one that torch has loaded, so there
-        # is one pool of threads, and the process's rounding of tiny numbers stays as it is
-        _run(compiler, "-shared", "-nostdlib", object_file, "-o", library)
-        os.replace(library, cache / name)
-    return cache / name
-
-
-def _run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    getattr(found, function)(ctypes.byref(arguments))

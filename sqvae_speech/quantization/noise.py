@@ -63,6 +63,19 @@ class Noise:
         """The logarithm of exponential noise, (n, K) of ``dtype``: Gumbel(0, 1) noise with its sign turned."""
         return self.uniform(block, dtype).log_().neg_().log_()
 
+    def draw(self, logits: Tensor, block: slice) -> Tensor:
+        """A draw from ``softmax(logits)`` of each row of a block, (n,) int64, by the Gumbel-max trick."""
+        return (logits - self.log_exponential(block, logits.dtype)).argmax(dim=-1)
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """Another seed for the ``number``-th of several draws that share one: 63 bits of SplitMix64."""
+    mask = (1 << 64) - 1
+    x = (seed + (number + 1) * 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & mask
+    return (x ^ x >> 31) >> 1
+
 
 def gumbel(seed: Tensor, start: int, stop: int, codebook_size: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Gumbel(0, 1) noise of rows ``start`` to ``stop``, (stop - start, K) of ``dtype``."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sqvae_speech.quantization import functional, metrics
 from sqvae_speech.quantization.base import Quantizer, QuantizerOutput, Rows
 from sqvae_speech.quantization.gaussian import GaussianQuantizer
+from sqvae_speech.quantization.noise import Noise, derived_seed
 from sqvae_speech.quantization.vector import VectorQuantizer
 
 
@@ -245,8 +246,11 @@ class ResidualQuantizer(Quantizer):
         for number, (rows, chosen) in enumerate(zip(updates, indices, strict=True)):
             cast(VectorQuantizer, self._stage(number))._update_codebook(rows, chosen)
 
-    def _greedy(self, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of every stage: the posterior (rows, K) given the most probable codes before, and its mode (rows,)."""
+    def _stage_by_stage(self, rows: Rows, seed: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of every stage: the posterior (rows, K) given the codes chosen before, and the code chosen from it (rows,).
+
+        That is the most probable one, or with ``seed`` one that is drawn.
+        """
         residual = rows.z
         for number in range(self.num_stages):
             stage, stage_rows = self._stage(number), rows._replace(z=residual)
@@ -258,7 +262,12 @@ class ResidualQuantizer(Quantizer):
             else:
                 prepared = stage._prepared(stage_rows, self._codebook(number))
                 logits = stage._logits(*prepared[:3])
-                indices, posterior = logits.argmax(dim=-1), logits.softmax(dim=-1)
+                posterior = logits.softmax(dim=-1)
+                if seed is None:
+                    indices = logits.argmax(dim=-1)
+                else:
+                    stage_seed = torch.tensor([derived_seed(seed, number)], device=logits.device)
+                    indices = Noise(stage_seed, len(logits), self.codebook_size).draw(logits, slice(None))
                 residual = prepared.z - F.embedding(indices, prepared.codebook)
             yield posterior, indices
 
@@ -267,10 +276,13 @@ class ResidualQuantizer(Quantizer):
         return super().posterior(z, log_var)
 
     def _posterior(self, rows: Rows) -> Tensor:
-        return torch.stack([posterior for posterior, _ in self._greedy(rows)], dim=-2)
+        return torch.stack([posterior for posterior, _ in self._stage_by_stage(rows)], dim=-2)
+
+    def _sample(self, rows: Rows, seed: int) -> Tensor:
+        return torch.stack([indices for _, indices in self._stage_by_stage(rows, seed)], dim=-1)
 
     def _nearest(self, rows: Rows) -> Tensor:
-        return torch.stack([indices for _, indices in self._greedy(rows)], dim=-1)
+        return torch.stack([indices for _, indices in self._stage_by_stage(rows)], dim=-1)
 
     def describe(self) -> str:
         return f"ResidualQuantizer of {self.num_stages} x {self._stage(0).describe()}"

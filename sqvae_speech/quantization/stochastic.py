@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sqvae_speech.quantization import functional, metrics
 from sqvae_speech.quantization.base import Quantizer, QuantizerOutput, Rows
 from sqvae_speech.quantization.fused import check_backend, stochastic_quantize
+from sqvae_speech.quantization.noise import Noise
 
 
 class Prepared(NamedTuple):
@@ -161,6 +162,12 @@ class StochasticQuantizer(Quantizer):
 
     def _posterior(self, rows: Rows) -> Tensor:
         return self._logits(*self._prepared(rows)[:3]).softmax(dim=-1)
+
+    def _sample(self, rows: Rows, seed: int) -> Tensor:
+        prepared = self._prepared(rows)
+        noise = Noise(torch.tensor([seed], device=rows.z.device), len(rows.z), self.codebook_size)
+        blocks = functional.row_blocks(rows.z, self.codebook_size)
+        return torch.cat([noise.draw(self._logits(*prepared.rows(block)[:3]), block) for block in blocks])
 
     def _nearest(self, rows: Rows) -> Tensor:
         prepared = self._prepared(rows)

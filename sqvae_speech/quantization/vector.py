@@ -108,6 +108,9 @@ class VectorQuantizer(Quantizer):
     def _posterior(self, rows: Rows) -> Tensor:
         return F.one_hot(self._nearest(rows), self.codebook_size).to(rows.z.dtype)
 
+    def _sample(self, rows: Rows, seed: int) -> Tensor:
+        return self._nearest(rows)  # the posterior is one-hot
+
     def _nearest(self, rows: Rows) -> Tensor:
         with torch.no_grad():
             codebook = functional.at_least_float32(self.codebook).to(rows.z.dtype)

@@ -1,78 +1,99 @@
-"""Optimiser, schedules, and the codebook's start."""
+"""Optimiser, and what a run starts from."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
-from sqvae_speech.models.modules import length_mask
-from sqvae_speech.models.speech import SpeechModel
+from sqvae_speech.config import flatten, to_dict
+from sqvae_speech.errors import UserError
+from sqvae_speech.training.adam import Adam
 from sqvae_speech.training.config import TrainingConfig
 
 
-def temperature_at(config: TrainingConfig, step: int) -> float:
-    """Gumbel-softmax temperature: ``init · exp(-decay · step)``."""
-    return config.temperature_init * math.exp(-config.temperature_decay * step)
+def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]) -> Adam:
+    """Adam over the trainable parameters, with ``weight_decay`` AdamW, which spares vectors (norms and biases).
 
-
-def build_optimizer(model: SpeechModel, config: TrainingConfig) -> torch.optim.Adam:
-    """Adam over the trainable parameters, the codebook and the quantizer's scalar at their own learning rates."""
-    groups: dict[str, list[nn.Parameter]] = {"rest": [], "codebook": [], "log_scale": []}
+    Args:
+        model: what to train.
+        config: with the learning rate and its rule.
+        multipliers: relative learning rates by the last part of a parameter's name; of others it is 1.
+    """
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             leaf = name.rpartition(".")[2]
-            groups[leaf if leaf in groups else "rest"].append(parameter)
-    multipliers = {
-        "rest": 1.0,
-        "codebook": config.codebook_lr_multiplier,
-        "log_scale": config.log_scale_lr_multiplier,
-    }
-    return torch.optim.Adam(
+            decay = config.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((leaf if leaf in multipliers else "rest", decay), []).append(parameter)
+    ranks = {name: rank for rank, name in enumerate(["rest", *multipliers])}
+    return Adam(
         [
-            {"params": parameters, "lr": config.learning_rate * multipliers[name], "name": name}
-            for name, parameters in groups.items()
-            if parameters
-        ],
-        fused=True,
+            {
+                "params": groups[name, decay],
+                "lr": config.scaled_learning_rate * multipliers.get(name, 1.0),
+                "weight_decay": decay,
+                "name": name,
+            }
+            for name, decay in sorted(groups, key=lambda group: (ranks[group[0]], group[1]))
+        ]
     )
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """Multiply the learning rate by ``gamma`` at each milestone."""
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.gamma)
-
-
 @torch.no_grad()
-def start_codebook_from_data(
-    model: SpeechModel,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor | None]],
-    generator: torch.Generator,
-) -> None:
-    """Set the codes to latents of training batches, drawn without replacement.
+def start_codebook(model: nn.Module, latents: Iterator[Tensor], generator: torch.Generator) -> None:
+    """Set the codes of ``model.quantizer`` to latents of training batches, drawn without replacement.
 
     An untrained encoder's latents lie close together, far from codes drawn from N(0, 1), of which a nearest-neighbour
     search then picks a few; starting among the latents, every code has some.
 
     Args:
         model: in training mode (batch normalisation by the batch); its running statistics are left alone.
-        batches: mels (B, n_mels, T) and lengths (B,), or None when all frames are real; as many as it takes.
+        latents: (n, D) of it, batch after batch; as many are taken as needed, on all processes the same number:
+            batch normalisation is over all of them. (Each has its own codes then; the first one's are trained.)
         generator: of the draw, on the CPU.
     """
-    quantizer = model.quantizer
-    latents: list[torch.Tensor] = []
-    iterator = iter(batches)
+    quantizer: Any = model.quantizer
     saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
     # later codebooks start among what earlier ones leave over, which of a latent that became a code is nothing
     wanted = quantizer.codebook_size * (4 if quantizer.num_codebooks > 1 else 1)
-    while sum(map(len, latents)) < wanted:
-        mel, lengths = next(iterator)
-        z = model.latents(mel, lengths)[0]
-        if lengths is None:
-            z = z.reshape(-1, z.shape[-1])
-        else:
-            z = z[length_mask(model.num_units(lengths), z.shape[1])]
-        latents.append(z.cpu())
+    found: list[Tensor] = []
+    while not _all_have(sum(map(len, found)) >= wanted):
+        found.append(next(latents).cpu())
     for name, buffer in model.named_buffers():
         buffer.copy_(saved[name])
-    quantizer.start_from(torch.cat(latents), generator)
+    quantizer.start_from(torch.cat(found), generator)
+
+
+def _all_have(enough: bool) -> bool:
+    """Whether it is so on every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return enough
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    flag = torch.tensor(int(enough), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag)
+
+
+def require_same_model(checkpoint: Path, theirs: Any, ours: Any) -> None:
+    """Refuse to go on with a checkpoint of another model.
+
+    Args:
+        checkpoint: for the message.
+        theirs: its model's configuration, a dataclass.
+        ours: that of this run.
+
+    Raises:
+        UserError: they differ; it lists in what.
+    """
+    if theirs == ours:
+        return
+    there, here = flatten(to_dict(theirs)), flatten(to_dict(ours))
+    lines = [f"  model.{key}: {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
+    raise UserError(
+        f"checkpoint {checkpoint} is of another model:\n"
+        + "\n".join(lines)
+        + "\nresume with the same model settings, or start in another folder"
+    )

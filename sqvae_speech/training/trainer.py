@@ -1,56 +1,57 @@
-"""The training loop of the speech model, on Accelerate: one process or many, counted in optimiser steps."""
+"""The training loop, on Accelerate: one process or many, counted in optimiser steps, whatever the task."""
 
-import dataclasses
+import contextlib
+import copy
 import gc
+import itertools
 import logging
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import accelerate
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
-from tqdm import tqdm
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sqvae_speech.config import dump_yaml
-from sqvae_speech.data.reader import batch_utterances
 from sqvae_speech.errors import UserError
-from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model
-from sqvae_speech.models.speech import SpeechModel
-from sqvae_speech.quantization import CodebookStatistics
-from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, write_text
-from sqvae_speech.training.config import SpeechTrainConfig
-from sqvae_speech.training.loading import build_loader, load_index
-from sqvae_speech.training.metrics_log import MetricsLog
-from sqvae_speech.training.optimization import (
-    build_optimizer,
-    build_scheduler,
-    start_codebook_from_data,
-    temperature_at,
-)
-from sqvae_speech.training.validation import validate
+from sqvae_speech.training.allocation import keep_freed_memory
+from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, snapshot
+from sqvae_speech.training.compilation import compile_model
+from sqvae_speech.training.finite import FiniteWatch
+from sqvae_speech.training.follow import RunFollower
+from sqvae_speech.training.interruption import Interrupted, Interruption
+from sqvae_speech.training.optimization import build_optimizer
+from sqvae_speech.training.schedules import LearningRate
+from sqvae_speech.training.task import Place, Task, TaskConfig
+from sqvae_speech.training.tasks import task_class
+from sqvae_speech.training.trackers import require_trackers
 from sqvae_speech.version import __version__
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: SpeechTrainConfig, exp_dir: str | Path, *, resume: bool = True, progress: bool = True) -> Path:
-    """Train a speech model.
+def train(config: TaskConfig, exp_dir: str | Path, *, resume: bool = True, progress: bool = True) -> Path:
+    """Train a model.
 
     Args:
-        config: the whole run.
-        exp_dir: where checkpoints, metrics and plots go.
+        config: the whole run; its ``task`` says of what.
+        exp_dir: where checkpoints, metrics, plots and the record of the run go.
         resume: go on from ``checkpoints/latest`` when it is there; False refuses to touch a folder that has one.
-        progress: show a progress bar.
+        progress: show a progress line.
 
     Returns:
         The last checkpoint.
 
     Raises:
-        UserError: shards that are missing or do not fit together, a batch that processes cannot share, a checkpoint
-            of another model or MelSpec, a loss that is not finite.
+        UserError: a tracker that is unknown or not installed, data that is missing or does not fit together, a batch
+            that processes cannot share, a checkpoint of another model or data, a last checkpoint that cannot be
+            written.
+        DivergedError: a loss that is not finite.
+        Interrupted: SIGTERM, SIGUSR1 or SIGINT came; the step was finished and saved.
     """
     return Trainer(config, Path(exp_dir), resume=resume, progress=progress).run()
 
@@ -58,96 +59,99 @@ def train(config: SpeechTrainConfig, exp_dir: str | Path, *, resume: bool = True
 class Trainer:
     """One run; :func:`train` is the way in."""
 
-    def __init__(self, config: SpeechTrainConfig, exp_dir: Path, *, resume: bool, progress: bool):
+    def __init__(self, config: TaskConfig, exp_dir: Path, *, resume: bool, progress: bool):
         self.config = config
         self.exp_dir = exp_dir
-        self.progress = progress
         settings = config.training
+        require_trackers(settings.trackers)
         self.accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             # static: every step uses every parameter in the same way
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
-        self.train_index = load_index(config.data, "train")
-        self.valid_index = load_index(config.data, "valid") if config.data.valid else None
-        self.mel_spec = self.train_index.mel_spec
-        self.speakers = self.train_index.speakers
-        if self.valid_index is not None:
-            self.mel_spec.require_same(
-                self.valid_index.mel_spec, f"data.train {config.data.train}", f"data.valid {config.data.valid}"
-            )
+        self.place = Place(self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device)
+        if self.place.device.type == "cpu":
+            keep_freed_memory()
+        self.task: Task = task_class(config.task)(config, self.place)
         self.checkpoints = Checkpoints(exp_dir, settings.keep_checkpoints, settings.keep_steps)
         resume_from = self.checkpoints.latest()
         if resume_from is not None and not resume:
             raise UserError(f"{exp_dir} has checkpoints of an earlier run: resume it, or give another folder")
-        self.loader = build_loader(
-            self.train_index,
-            config.data,
-            settings,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
+        self._require_parts()
         set_seed(settings.seed)
-        model = self._build_model()
+        model = self.task.build_model()
+        self.average = _average(model, settings.ema_decay)
         self.step = 0
         self.best = float("inf")
         state = None
         if resume_from is not None:
-            state = self._load_model(resume_from, model)
-        elif settings.codebook_init == "data":
-            self._start_codebook(model)
-        if self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda":
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # gloo on CPUs has none
-        optimizer = build_optimizer(model, settings)
-        self.scheduler = build_scheduler(optimizer, settings)
+            self.task.load_model(resume_from, model)
+            logger.info("resuming from %s", resume_from)
+            state = self.checkpoints.load_state(resume_from)
+        else:
+            self.task.initialize(model)
+        if self.average is not None:
+            self.average.module.load_state_dict(model.state_dict())
+        optimizer = build_optimizer(model, settings, self.task.learning_rate_multipliers())
+        self.learning_rate = LearningRate(optimizer, settings)
         if state is not None:
-            optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
+            self._restore_weights(state, model, optimizer)
+        compile_model(model, settings.compile, self.task)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.statistics = CodebookStatistics(model.codebook_size, model.num_codebooks)
         # other noise on every process, the same each time
-        set_seed(settings.seed + 1 + self.accelerator.process_index)
+        set_seed(settings.seed + 1 + self.place.rank)
         if state is not None:
-            self._restore(state)
-        self.metrics: MetricsLog | None = None
-        if self.accelerator.is_main_process:
-            exp_dir.mkdir(parents=True, exist_ok=True)
-            write_text(exp_dir / "config.yaml", dump_yaml(config))
-            self.metrics = MetricsLog(exp_dir, self.step)
+            self._restore_position(state)
+        self.watch = FiniteWatch(
+            self.place.device,
+            settings.log_interval,
+            self._after_divergence,
+            norm_counts=settings.mixed_precision != "fp16",
+        )
+        self.follow = RunFollower(config, exp_dir, self.task, self.accelerator, step=self.step, progress=progress)
 
     def run(self) -> Path:
         """Train from the current step to the last."""
         settings = self.config.training
-        bar = tqdm(
-            total=settings.num_steps,
-            initial=self.step,
-            unit="step",
-            disable=not (self.progress and self.accelerator.is_main_process),
-            dynamic_ncols=True,
-        )
-        batches = iter(self.loader)
-        self.model.train()
-        while self.step < settings.num_steps:
-            report = self._train_step(next(batches))
-            bar.update()
-            if self.step % settings.log_interval == 0:
-                self._log_training(report, bar)
-            last = self.step == settings.num_steps
-            improved = False
-            if self.valid_index is not None and (self.step % settings.valid_interval == 0 or last):
-                improved = self._validate()
-            if improved or last or self.step % settings.checkpoint_interval == 0 or self.step in settings.keep_steps:
-                self._save(best=improved)
-        bar.close()
-        if self.metrics is not None:
-            if settings.num_plots:
-                self.metrics.plot()
-            self.metrics.close()
-        self.accelerator.wait_for_everyone()
-        self._leave_processes()
+        received = 0
+        with self.follow, Interruption(self.place.device, settings.log_interval) as interruption:
+            batches = self.follow.batches(iter(self.task.loader))
+            self.model.train()
+            while self.step < settings.num_steps and not received:
+                report = self._train_step(next(batches))
+                self.follow.stepped(self.step)
+                if self.step % settings.log_interval == 0:
+                    self._log_training(report)
+                last = self.step == settings.num_steps
+                improved = False
+                if self.task.has_validation and (self.step % settings.valid_interval == 0 or last):
+                    with self.follow.pause():
+                        improved = self._validate()
+                received = 0 if last else interruption.agreed(self.step)
+                if (
+                    improved
+                    or last
+                    or received
+                    or self.step % settings.checkpoint_interval == 0
+                    or self.step in settings.keep_steps
+                ):
+                    with self.follow.pause():
+                        self._save(best=improved)
+            self._close()
         latest = self.checkpoints.latest()
+        assert latest is not None or self.step == 0
+        if received:
+            raise Interrupted(received, self.step, latest)
         assert latest is not None
         return latest
+
+    def _close(self) -> None:
+        """Wait for what is being written, let go of the other processes."""
+        try:
+            self.checkpoints.finish()
+        finally:
+            self.accelerator.wait_for_everyone()
+            self._leave_processes()
 
     def _leave_processes(self) -> None:
         """Destroy the process group, and first what holds it: the wrapper of the model, which is in reference cycles.
@@ -156,86 +160,86 @@ class Trainer:
         and abort the process (gloo, PyTorch 2.11).
         """
         self.model = self.accelerator.unwrap_model(self.model)
-        self.accelerator.free_memory()
-        gc.collect()
+        if self.place.world_size > 1:
+            self.accelerator.free_memory()
+            gc.collect()
         self.accelerator.end_training()
 
-    def _train_step(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """One optimiser step. Returns detached scalars; nothing here waits for the device."""
-        settings = self.config.training
-        device = self.accelerator.device
-        mel, speaker, lengths = (batch[name].to(device, non_blocking=True) for name in ("mel", "speaker", "lengths"))
-        whole = bool((batch["lengths"] == mel.shape[-1]).all())  # masks cost time: only where something is padded
-        temperature = temperature_at(settings, self.step)
-        with self.accelerator.autocast():
-            out = self.model(mel, speaker, None if whole else lengths, temperature=temperature)
-        self.accelerator.backward(out.loss)
-        limit = settings.max_grad_norm if settings.max_grad_norm > 0 else float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad()
-        self.statistics.update(out.quantization.indices, out.mask)
-        self.step += 1
-        return {
-            "loss": out.loss.detach(),
-            "reconstruction_loss": out.reconstruction_loss,
-            "mse": out.mse,
-            "grad_norm": norm,
-            **{
-                f"batch_{name}" if name in ("perplexity", "usage") else name: value
-                for name, value in out.quantization.metrics.items()
-            },
-        }
+    # ---- steps
 
-    def _log_training(self, report: dict[str, torch.Tensor], bar: tqdm) -> None:
-        """Write the step's scalars, and the codebook's use since the last line; stop when the loss is not finite."""
-        self.statistics.synchronize()
-        values = {name: float(value) for name, value in report.items()}
-        values["perplexity"], values["usage"] = self.statistics.perplexity, self.statistics.usage
-        values["temperature"] = temperature_at(self.config.training, self.step)
-        values["learning_rate"] = float(self.scheduler.get_last_lr()[0])
-        values["epoch"] = self.loader.epoch
-        self.statistics.reset()
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+    def _train_step(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """One optimiser step. Returns detached scalars; nothing here waits for a GPU."""
+        settings = self.config.training
+        parts = _parts(batch, settings.accumulation)
+        sizes = [self.task.num_examples(part) for part in parts]
+        scalars: dict[str, Tensor] = {}
+        for number, (part, size) in enumerate(zip(parts, sizes, strict=True), start=1):
+            share = size / sum(sizes)
+            # gradients are exchanged once, after the last part
+            alone = self.accelerator.no_sync(self.model) if number < len(parts) else contextlib.nullcontext()
+            with alone:
+                with self.accelerator.autocast():
+                    out = self.task.training_step(self.model, part, self.step)
+                self.accelerator.backward(out.loss if share == 1 else out.loss * share)
+            for name, value in out.scalars.items():
+                scalars[name] = value if share == 1 else scalars.get(name, 0.0) + value * share
+        limit = settings.max_grad_norm if settings.max_grad_norm > 0 else float("inf")
+        scalars["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        self.watch.note(self.step + 1, batch, scalars, self.model)
+        self.optimizer.step()
+        self.learning_rate.after_step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+        self.step += 1
+        return scalars
+
+    def _require_parts(self) -> None:
+        """Each process must have an example for every part of a batch."""
+        settings = self.config.training
+        share = settings.batch_size // self.place.world_size
+        if settings.accumulation > 1 and share < settings.accumulation:
             raise UserError(
-                f"training has diverged: at step {self.step} the loss is {values['loss']} and the gradient norm "
-                f"{values['grad_norm']}; the last checkpoint is {self.checkpoints.latest()}; lower "
-                "training.learning_rate, or look at the data"
+                f"training.accumulation {settings.accumulation} is more than the {share} examples that a process has "
+                f"of training.batch_size {settings.batch_size}: lower the one or raise the other"
             )
-        bar.set_postfix(loss=f"{values['loss']:.0f}", mse=f"{values['mse']:.4f}", ppl=f"{values['perplexity']:.0f}")
-        if self.metrics is not None:
-            self.metrics.write(self.step, "train", values)
+
+    def _log_training(self, report: dict[str, Tensor]) -> None:
+        """Write the step's scalars, and what has gathered since the last line."""
+        self.watch.check()
+        values = {name: float(value) for name, value in report.items()}
+        values.update(self.task.interval_scalars(self.step))
+        values["learning_rate"] = self.learning_rate.current
+        values["epoch"] = self.task.loader.epoch
+        self.follow.training(values)
+
+    def _after_divergence(self) -> str:
+        latest = self.checkpoints.finish()
+        good = f"the last good checkpoint is {latest}" if latest else "there is no checkpoint yet"
+        return f"{good}; lower training.learning_rate, or look at the examples of the batch"
 
     def _validate(self) -> bool:
         """Validate; returns whether this is the smallest error so far."""
-        assert self.valid_index is not None
-        settings = self.config.training
-        scores = validate(
-            self.accelerator.unwrap_model(self.model),
-            self._validation_batches(),
-            temperature=temperature_at(settings, self.step),
-            device=self.accelerator.device,
-            mel_spec=self.mel_spec,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            plots_dir=self.exp_dir / "plots" if self.metrics is not None and settings.num_plots else None,
-            num_plots=settings.num_plots,
-        )
-        improved = scores["mse"] < self.best
-        self.best = min(self.best, scores["mse"])
-        if self.metrics is not None:
-            self.metrics.write(self.step, "valid", scores)
-            if settings.num_plots:
-                self.metrics.plot()
+        self.watch.check()
+        model = self._model_to_use()
+        with torch.compiler.set_stance("force_eager"):  # whole utterances: a shape, and so a graph, for each batch
+            scores = self.task.validate(model, self.step, self.follow.plots_dir)
+        score = scores[self.task.monitor]
+        improved = score < self.best
+        self.best = min(self.best, score)
+        self.learning_rate.after_validation(score)
+        self.follow.validation(scores, model)
         return improved
 
-    def _validation_batches(self) -> Iterator[dict[str, Any]]:
-        assert self.valid_index is not None
-        return iter(batch_utterances(self.valid_index, max_frames=8000, speakers=self.speakers))
+    def _model_to_use(self) -> nn.Module:
+        """What validation and checkpoints take: the average, where there is one."""
+        return self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
+
+    # ---- checkpoints
 
     def _save(self, *, best: bool) -> None:
-        """Write a checkpoint, with the random states of every process."""
+        """Begin to write a checkpoint, with the random states of every process."""
+        self.watch.check()
         states = accelerate.utils.gather_object([random_states()])
         if not self.accelerator.is_main_process:
             return
@@ -245,73 +249,61 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "data": self.loader.state_dict(),
-            "statistics": self.statistics.counts,
+            "learning_rate": self.learning_rate.state_dict(),
+            "data": self.task.loader.state_dict(),
+            "task": self.task.state_dict(),
             "random": states,
         }
-        self.checkpoints.save(self._bundle(), dump_yaml(self.config), state, best=best)
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.average is not None:
+            state["trained_weights"] = self.accelerator.unwrap_model(self.model).state_dict()
+            state["averaged_steps"] = int(self.average.n_averaged)
+        model, step = copy.deepcopy(self._model_to_use()), self.step
+        self.checkpoints.save(
+            step,
+            lambda directory: self.task.save_model(directory, model, step),
+            dump_yaml(self.config),
+            snapshot(state),
+            best=best,
+        )
 
-    def _bundle(self) -> SpeechBundle:
-        return SpeechBundle(self.accelerator.unwrap_model(self.model), self.mel_spec, self.speakers, self.step)
+    def _restore_weights(self, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """What must be in place before the model is wrapped. The model has the weights that inference takes."""
+        optimizer.load_state_dict(state["optimizer"])
+        self.learning_rate.load_state_dict(state["learning_rate"])
+        if "trained_weights" in state:
+            model.load_state_dict(state["trained_weights"])
+            if self.average is not None:
+                self.average.n_averaged.fill_(state["averaged_steps"])
 
-    def _build_model(self) -> SpeechModel:
-        try:
-            model = SpeechModel(self.config.model, self.mel_spec.n_mels, len(self.speakers))
-        except ValueError as error:
-            raise UserError(f"model: {error}") from error
-        return model.to(self.accelerator.device)
-
-    def _start_codebook(self, model: SpeechModel) -> None:
-        """Start the codes at latents of the first batches, and the loader again."""
-        start = self.loader.state_dict()
-        # crops are taken as they are, the padding of utterances shorter than a crop included
-        whole = self.config.data.batching == "utterances"
-        device = self.accelerator.device
-        batches = ((batch["mel"].to(device), batch["lengths"].to(device) if whole else None) for batch in self.loader)
-        start_codebook_from_data(model, batches, torch.Generator().manual_seed(self.config.training.seed))
-        batches.close()
-        self.loader.load_state_dict(start)
-
-    def _load_model(self, checkpoint: Path, model: SpeechModel) -> dict[str, Any]:
-        """Copy a checkpoint's weights into ``model``; refuse one that is of something else. Returns its state."""
-        bundle = load_speech_model(checkpoint)
-        folder = self.config.data.train
-        bundle.mel_spec.require_same(self.mel_spec, f"checkpoint {checkpoint}", f"data.train {folder}")
-        if bundle.speakers != self.speakers:
-            raise UserError(
-                f"checkpoint {checkpoint} knows the speakers {', '.join(bundle.speakers)}; {folder} has "
-                f"{', '.join(self.speakers)}: resume on the same data, or start in another folder"
-            )
-        if bundle.model.config != self.config.model:
-            ours, theirs = _flat(self.config.model), _flat(bundle.model.config)
-            lines = [
-                f"  model.{key}: {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]
-            ]
-            raise UserError(
-                f"checkpoint {checkpoint} is of another model:\n"
-                + "\n".join(lines)
-                + "\nresume with the same model settings, or start in another folder"
-            )
-        model.load_state_dict(bundle.model.state_dict())
-        logger.info("resuming from %s", checkpoint)
-        return self.checkpoints.load_state(checkpoint)
-
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore_position(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.best = state["best"]
-        self.statistics.counts = state["statistics"].to(self.accelerator.device)
-        self.loader.load_state_dict(state["data"])
-        if len(state["random"]) == self.accelerator.num_processes:
-            set_random_states(state["random"][self.accelerator.process_index])
+        self.task.load_state_dict(state["task"])
+        self.task.loader.load_state_dict(state["data"])
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if len(state["random"]) == self.place.world_size:
+            set_random_states(state["random"][self.place.rank])
+        else:  # of another number of processes: new draws, not those of the first steps again
+            seeds = np.random.SeedSequence((self.config.training.seed, self.step, self.place.rank))
+            set_seed(int(seeds.generate_state(1)[0]))
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dataclasses as ``{"section.key": value}``."""
-    values: dict[str, Any] = {}
-    for key, value in vars(config).items():
-        if dataclasses.is_dataclass(value):
-            values.update(_flat(value, f"{prefix}{key}."))
-        else:
-            values[prefix + key] = value
-    return values
+def _average(model: nn.Module, decay: float) -> AveragedModel | None:
+    """A moving average of a model's weights, with its buffers as they are; None without."""
+    if decay == 0:
+        return None
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    average.module.requires_grad_(False)
+    return average
+
+
+def _parts(batch: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """Divide a batch, tensors and lists alike, into ``number`` parts of like size."""
+    if number == 1:
+        return [batch]
+    size = len(next(value for value in batch.values() if isinstance(value, Tensor)))
+    ends = [size * part // number for part in range(number + 1)]
+    return [{key: value[start:end] for key, value in batch.items()} for start, end in itertools.pairwise(ends)]

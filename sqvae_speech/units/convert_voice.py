@@ -8,8 +8,8 @@ import torch
 
 from sqvae_speech.errors import UserError, nearest
 from sqvae_speech.units.extract import min_frames
+from sqvae_speech.units.meta import UnitStoreMeta, require_same_checkpoint, require_same_codebook
 from sqvae_speech.units.sequences import UtteranceUnits, expand
-from sqvae_speech.units.store import UnitStoreMeta, require_same_codebook
 
 if TYPE_CHECKING:
     from sqvae_speech.audio.vocoder import Vocoder
@@ -108,11 +108,7 @@ def require_units_of(bundle: "SpeechBundle", meta: UnitStoreMeta, what: str) -> 
     require_same_codebook(meta, model.codebook_size, model.num_codebooks, what, "the checkpoint")
     if meta.mel_spec is not None:
         bundle.mel_spec.require_same(MelSpec.from_dict(meta.mel_spec), "the checkpoint", what)
-    if meta.checkpoint is not None and meta.checkpoint != bundle.fingerprint:
-        raise UserError(
-            f"{what} was made by checkpoint {meta.checkpoint[:12]}, and this one is {bundle.fingerprint[:12]}: its "
-            "codes mean something else here; use the model that made them, or encode again"
-        )
+    require_same_checkpoint(meta, bundle.fingerprint, what)
 
 
 def _speak(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from tqdm import tqdm
 
 from sqvae_speech.data.files import read_text, write_text
-from sqvae_speech.data.index import Bad
+from sqvae_speech.data.shard_folder import Bad
 from sqvae_speech.errors import UserError
 from sqvae_speech.units.sequences import UtteranceUnits
 from sqvae_speech.units.store import UnitStoreMeta, read_units, write_units
@@ -172,12 +172,12 @@ def _check_bad(folder: Path, num_parts: int, max_bad: int) -> None:
             bad[number] = found
     entries = [entry for found in bad.values() for entry in found]
     for entry in entries:
-        logger.warning("%s: left out: %s", entry.utterance_id, entry.reason)
+        logger.warning("%s: left out: %s", entry.name, entry.reason)
     if len(entries) > max_bad:
         for number in bad:
             _path(folder, number).unlink()
         first = entries[0]
         raise UserError(
             f"{len(entries)} utterances cannot be encoded (--max-bad {max_bad}); the first is "
-            f"{first.utterance_id!r}: {first.reason}"
+            f"{first.name!r}: {first.reason}"
         )

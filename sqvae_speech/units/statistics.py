@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from sqvae_speech.errors import UserError
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate, expand
-from sqvae_speech.units.store import UnitStore, UnitStoreMeta
+from sqvae_speech.units.store import UnitSource
 
 
 def code_counts(units: Iterable[UtteranceUnits], codebook_size: int, num_codebooks: int = 1) -> np.ndarray:
@@ -82,6 +82,9 @@ class UnitStatistics:
     bitrate_maximum: float | None
     bitrate_deduplicated: float | None
     durations: UnitDurations | None
+    posterior_entropy: float | None
+    voiced: float | None
+    f0_mean: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON (whose keys are strings, so those of the histogram are too)."""
@@ -91,7 +94,7 @@ class UnitStatistics:
         return values
 
 
-def unit_statistics(store: UnitStore) -> UnitStatistics:
+def unit_statistics(store: UnitSource) -> UnitStatistics:
     """Summarise a store.
 
     - ``perplexity``, ``usage``, ``used``: a number a codebook, over units as stored.
@@ -101,38 +104,49 @@ def unit_statistics(store: UnitStore) -> UnitStatistics:
     - ``bitrate_maximum``: bit/s if every code were as likely as every other, (n / D) N log2 K.
     - ``bitrate_deduplicated``: the same as ``bitrate`` once runs are collapsed and their durations thrown away.
     - ``durations``: run lengths in steps, None when the units are deduplicated and their durations are not known.
+    - ``posterior_entropy``: mean entropy of the posteriors that codes were chosen from, nats, where the store has it.
+    - ``voiced``, ``f0_mean``: the share of units that have an F0, and its mean, Hz, where the store has it.
 
-    D is the number of mel frames times their hop where the store knows both, else the number of units over the frame
-    rate (which misses the frame lost at each edge); without a frame rate there is no bitrate.
+    D is the number of samples over their rate where the store knows both, else that of mel frames times their hop,
+    else the number of units over the frame rate (which misses the frame lost at each edge); otherwise there is no
+    bitrate.
 
     Raises:
         UserError: for a store without a single unit.
     """
     meta = store.meta
     counts = np.zeros((meta.num_codebooks, meta.codebook_size), dtype=np.int64)
-    symbols: Counter[bytes] = Counter()
-    collapsed: Counter[bytes] = Counter()
+    symbols: Counter[Hashable] = Counter()
+    collapsed: Counter[Hashable] = Counter()
     histogram: Counter[int] = Counter()
     seconds, utterances, runs_known = 0.0, 0, True
+    uncertainty, voiced, pitch = 0.0, 0, 0.0
     for utterance in store:
         utterances += 1
         counts += code_counts([utterance], meta.codebook_size, meta.num_codebooks)
-        _count_symbols(utterance, symbols)
+        _count_symbols(utterance, meta.codebook_size, symbols)
         runs = deduplicate(utterance)
-        _count_symbols(runs, collapsed)
+        _count_symbols(runs, meta.codebook_size, collapsed)
         if runs.durations is not None:
             histogram.update(runs.durations.tolist())
-        seconds += _seconds(utterance, meta)
-        # run lengths of units that were deduplicated without their durations would all be 1, and mean nothing
-        runs_known = runs_known and (utterance.durations is not None or not meta.deduplicated)
+        known = meta.seconds(utterance)
+        seconds += math.nan if known is None else known  # one that is not known makes the sum unknown
+        if utterance.entropy is not None:
+            uncertainty += float(utterance.entropy.sum(dtype=np.float64))
+        if utterance.f0 is not None:
+            voiced += int(np.count_nonzero(utterance.f0))
+            pitch += float(utterance.f0.sum(dtype=np.float64))
+        # run lengths of units that were deduplicated without their durations would all be 1, and mean nothing; of
+        # images they go around corners
+        runs_known = runs_known and meta.shape is None and (utterance.durations is not None or not meta.deduplicated)
     total = symbols.total()
     if total == 0:
         raise UserError(f"{store.name}: no units in {utterances} utterances; nothing to summarise")
-    known = math.isfinite(seconds) and seconds > 0
+    timed = math.isfinite(seconds) and seconds > 0
     return UnitStatistics(
         utterances=utterances,
         units=total,
-        seconds=seconds if known else None,
+        seconds=seconds if timed else None,
         codebook_size=meta.codebook_size,
         num_codebooks=meta.num_codebooks,
         frame_rate=meta.frame_rate,
@@ -141,10 +155,13 @@ def unit_statistics(store: UnitStore) -> UnitStatistics:
         usage=[usage(book) for book in counts],
         used=[int(np.count_nonzero(book)) for book in counts],
         entropy=_entropy(symbols),
-        bitrate=total / seconds * _entropy(symbols) if known else None,
-        bitrate_maximum=total / seconds * meta.num_codebooks * math.log2(meta.codebook_size) if known else None,
-        bitrate_deduplicated=collapsed.total() / seconds * _entropy(collapsed) if known else None,
+        bitrate=total / seconds * _entropy(symbols) if timed else None,
+        bitrate_maximum=total / seconds * meta.num_codebooks * math.log2(meta.codebook_size) if timed else None,
+        bitrate_deduplicated=collapsed.total() / seconds * _entropy(collapsed) if timed else None,
         durations=_durations(histogram, meta.frame_rate) if runs_known else None,
+        posterior_entropy=uncertainty / (total * meta.num_codebooks) if meta.entropy else None,
+        voiced=voiced / total if meta.f0 is not None else None,
+        f0_mean=pitch / voiced if voiced else None,
     )
 
 
@@ -172,6 +189,11 @@ def summary(statistics: UnitStatistics) -> str:
             f"a unit lasts {lasting.mean:.2f}{seconds} on average, median {lasting.median:g}, "
             f"at most {lasting.maximum}"
         )
+    if statistics.posterior_entropy is not None:
+        lines.append(f"posterior entropy {statistics.posterior_entropy:.3f} nats on average")
+    if statistics.voiced is not None:
+        mean = "" if statistics.f0_mean is None else f", F0 {statistics.f0_mean:.1f} Hz on average"
+        lines.append(f"{statistics.voiced:.1%} of units voiced{mean}")
     return "\n".join(lines)
 
 
@@ -211,21 +233,19 @@ def _durations(histogram: Counter[int], frame_rate: float | None) -> UnitDuratio
     )
 
 
-def _count_symbols(utterance: UtteranceUnits, symbols: Counter[bytes]) -> None:
-    # a column of codes as bytes: one hashable symbol however many codebooks there are
-    columns, counts = np.unique(utterance.codes.T, axis=0, return_counts=True)
-    for column, count in zip(columns, counts, strict=True):
-        symbols[column.tobytes()] += int(count)
+def _count_symbols(utterance: UtteranceUnits, codebook_size: int, symbols: Counter[Hashable]) -> None:
+    """Count units, each a column of codes, as one hashable symbol however many codebooks there are."""
+    codes = utterance.codes
+    if codebook_size ** len(codes) < 1 << 63:  # a number of so many digits to the base K; sorting rows takes longer
+        digits = codebook_size ** np.arange(len(codes), dtype=np.int64)
+        numbers, counts = np.unique(digits @ codes, return_counts=True)
+        found = zip(numbers.tolist(), counts.tolist(), strict=True)
+    else:
+        columns, counts = np.unique(codes.T, axis=0, return_counts=True)
+        found = zip(map(bytes, columns), counts.tolist(), strict=True)
+    for symbol, count in found:
+        symbols[symbol] += count
 
 
-def _entropy(symbols: Counter[bytes]) -> float:
+def _entropy(symbols: Counter[Hashable]) -> float:
     return entropy_bits(list(symbols.values()))
-
-
-def _seconds(utterance: UtteranceUnits, meta: UnitStoreMeta) -> float:
-    """Duration of the recording; nan when it cannot be known, which makes the sum nan."""
-    if utterance.num_frames is not None and meta.mel_spec is not None:
-        return utterance.num_frames * meta.mel_spec["hop_length"] / meta.mel_spec["sample_rate"]
-    if meta.frame_rate is None or (meta.deduplicated and utterance.durations is None):
-        return math.nan
-    return utterance.total_units / meta.frame_rate

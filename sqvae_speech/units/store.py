@@ -1,91 +1,80 @@
 """The unit store: the one native form of units, a Parquet file with a row an utterance and metadata of its own."""
 
+import bisect
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sqvae_speech.data.files import whole_file
 from sqvae_speech.errors import UserError
+from sqvae_speech.units.columns import batch_of, schema_of, utterances_of
+from sqvae_speech.units.meta import UnitStoreMeta
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate, expand
 
-VERSION = 1
+VERSION = 2  # 1 had neither num_samples nor optional columns
 _KEY = b"sqvae_speech.units"
 _ROWS_PER_GROUP = 1024
-_SCHEMA = pa.schema(
-    [
-        pa.field("utterance_id", pa.string(), nullable=False),
-        pa.field("speaker", pa.string()),
-        pa.field("codes", pa.list_(pa.list_(pa.int32())), nullable=False),
-        pa.field("durations", pa.list_(pa.int32())),
-        pa.field("text", pa.string()),
-        pa.field("peak", pa.float64()),
-        pa.field("num_frames", pa.int32()),
-    ]
-)
+_UNITS_PER_GROUP = 1 << 20  # 6 hours at 50 units a second; what is held at a time
+_ADDED = {"num_samples"}  # columns that version 1 lacks
 
 
-@dataclass(frozen=True)
-class UnitStoreMeta:
-    """What the codes of a store mean.
+class UnitSource:
+    """Utterances that can be gone through, any number of times, in the order of their manifest.
 
-    Attributes:
-        codebook_size: K; every code is in [0, K).
-        num_codebooks: N.
-        frame_rate: units a second before deduplication, Hz; None when a text form did not say.
-        mel_spec: ``MelSpec.to_dict()`` of the features that were encoded, or None.
-        checkpoint: fingerprint of the model that made them, or None.
-        deduplicated: runs are collapsed. Their durations are kept, unless the units came from a form without them.
+    Nothing is held but what the iteration is at: what a file of any form, or a change of another source, gives.
+
+    Args:
+        meta: what the codes mean.
+        units: begins an iteration.
+        name: for messages.
     """
 
-    codebook_size: int
-    num_codebooks: int = 1
-    frame_rate: float | None = None
-    mel_spec: dict[str, Any] | None = None
-    checkpoint: str | None = None
-    deduplicated: bool = False
-
-    def check(self, units: UtteranceUnits) -> None:
-        """Raise :class:`UserError` when an utterance does not fit this description."""
-        name, codes = units.utterance_id, units.codes
-        if codes.shape[0] != self.num_codebooks:
-            raise UserError(f"{name}: {codes.shape[0]} codebooks, but the store has {self.num_codebooks}")
-        if codes.size and (codes.min() < 0 or codes.max() >= self.codebook_size):
-            worst = codes.min() if codes.min() < 0 else codes.max()
-            raise UserError(
-                f"{name}: code {worst} is outside a codebook of {self.codebook_size} (0 to "
-                f"{self.codebook_size - 1}): the codebook size given is not that of the model that made these units"
-            )
-        if units.durations is not None and not self.deduplicated:
-            raise UserError(f"{name}: has durations, but the store is not marked as deduplicated")
-
-
-class UnitStore:
-    """The units of a split, in the order of its manifest. Rows are made when asked for.
-
-    Iterate over it, take ``store["utterance_id"]``, ``len(store)``, ``store.ids``, ``store.meta``.
-    """
-
-    def __init__(self, meta: UnitStoreMeta, table: pa.Table, name: str = "units"):
+    def __init__(self, meta: UnitStoreMeta, units: Callable[[], Iterator[UtteranceUnits]], name: str = "units"):
         self.meta = meta
         self.name = name
-        self.ids: list[str] = table.column("utterance_id").to_pylist()
-        self._table = table
-        self._rows = {utterance_id: row for row, utterance_id in enumerate(self.ids)}
+        self._units = units
+
+    def __iter__(self) -> Iterator[UtteranceUnits]:
+        return self._units()
+
+
+class UnitStore(UnitSource):
+    """The units of a split, in the order of its manifest. Rows are made when asked for.
+
+    Iterate over it, take ``store["utterance_id"]``, ``len(store)``, ``store.ids``, ``store.meta``. A store that lies
+    in a file holds its ids and the group of rows that was read last.
+
+    Args:
+        meta: what the codes mean.
+        ids: of all utterances.
+        groups: how many rows each group has.
+        read: the table of a group.
+        name: for messages.
+    """
+
+    def __init__(
+        self,
+        meta: UnitStoreMeta,
+        ids: list[str],
+        groups: list[int],
+        read: Callable[[int], pa.Table],
+        name: str = "units",
+    ):
+        super().__init__(meta, self._iterate, name)
+        self.ids = ids
+        self._rows = {utterance_id: row for row, utterance_id in enumerate(ids)}
+        self._read = read
+        self._starts = [0, *itertools.accumulate(groups)]
+        self._held: tuple[int, pa.Table] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def __iter__(self) -> Iterator[UtteranceUnits]:
-        for batch in self._table.to_batches(max_chunksize=_ROWS_PER_GROUP):
-            for row in range(batch.num_rows):
-                yield self._utterance(batch, row)
 
     def __contains__(self, utterance_id: object) -> bool:
         return utterance_id in self._rows
@@ -93,21 +82,15 @@ class UnitStore:
     def __getitem__(self, utterance_id: str) -> UtteranceUnits:
         if utterance_id not in self._rows:
             raise UserError(f"{self.name} has no utterance {utterance_id!r}; `sqvae-speech units show` lists them")
-        return self._utterance(self._table.slice(self._rows[utterance_id], 1), 0)
+        row = self._rows[utterance_id]
+        number = bisect.bisect_right(self._starts, row) - 1
+        if self._held is None or self._held[0] != number:
+            self._held = (number, self._read(number))
+        return next(utterances_of(self._held[1].slice(row - self._starts[number], 1), self.meta))
 
-    def _utterance(self, batch: pa.RecordBatch | pa.Table, row: int) -> UtteranceUnits:
-        value = {name: batch.column(name)[row] for name in _SCHEMA.names}
-        codes = value["codes"].values.flatten().to_numpy(zero_copy_only=False)
-        durations = value["durations"].values
-        return UtteranceUnits(
-            utterance_id=value["utterance_id"].as_py(),
-            codes=codes.reshape(self.meta.num_codebooks, -1) if codes.size else _no_codes(self.meta.num_codebooks),
-            speaker=value["speaker"].as_py(),
-            durations=None if durations is None else durations.to_numpy(zero_copy_only=False),
-            text=value["text"].as_py(),
-            peak=value["peak"].as_py(),
-            num_frames=value["num_frames"].as_py(),
-        )
+    def _iterate(self) -> Iterator[UtteranceUnits]:
+        for number in range(len(self._starts) - 1):
+            yield from utterances_of(self._read(number), self.meta)
 
 
 def write_units(path: str | os.PathLike, units: Iterable[UtteranceUnits], meta: UnitStoreMeta) -> int:
@@ -117,28 +100,24 @@ def write_units(path: str | os.PathLike, units: Iterable[UtteranceUnits], meta: 
         The number of utterances written.
 
     Raises:
-        UserError: for a code outside the codebook, another number of codebooks, or an id that comes twice.
+        UserError: for a code outside the codebook, another number of codebooks, a column that is missing, or an id
+            that is not legal or comes twice.
     """
-    schema = _SCHEMA.with_metadata({_KEY: json.dumps({"version": VERSION, **asdict(meta)}, sort_keys=True).encode()})
-    seen: set[str] = set()
-    with whole_file(Path(path)) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
-        rows: list[UtteranceUnits] = []
-        for utterance in units:
-            meta.check(utterance)
-            if utterance.utterance_id in seen:
-                raise UserError(f"utterance {utterance.utterance_id!r} comes twice; ids must be unique")
-            seen.add(utterance.utterance_id)
-            rows.append(utterance)
-            if len(rows) == _ROWS_PER_GROUP:
-                writer.write_batch(_batch(rows, schema))
-                rows = []
-        if rows:
-            writer.write_batch(_batch(rows, schema))
-    return len(seen)
+    fields = {"version": VERSION, **asdict(meta)}
+    schema = schema_of(meta.optional_columns).with_metadata({_KEY: json.dumps(fields, sort_keys=True).encode()})
+    count = 0
+    with (
+        whole_file(Path(path)) as part,
+        pq.ParquetWriter(part, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for rows in _groups(checked(units, meta)):
+            writer.write_batch(batch_of(rows, schema))
+            count += len(rows)
+    return count
 
 
 def read_units(path: str | os.PathLike) -> UnitStore:
-    """Open a store written by :func:`write_units`.
+    """Open a store written by :func:`write_units`. Its ids are read at once, its units when they are asked for.
 
     Raises:
         UserError: when the file is missing, damaged, not a unit store, or of a newer version.
@@ -147,115 +126,167 @@ def read_units(path: str | os.PathLike) -> UnitStore:
     if not path.is_file():
         raise UserError(f"{path}: no such unit store; `sqvae-speech encode --output {path}` writes one")
     try:
-        table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error}); write it again with `encode`") from None
-    return UnitStore(_meta(path, table.schema), table.cast(_SCHEMA), name=str(path))
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        meta = _meta(path, file.schema_arrow)
+        ids = file.read(columns=["utterance_id"]).column(0).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+    schema = schema_of(meta.optional_columns)
+
+    def read(number: int) -> pa.Table:
+        try:
+            table = file.read_row_group(number)
+            for name in _ADDED - set(table.schema.names):
+                table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+            return table.select(schema.names).cast(schema)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from None
+
+    groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    return UnitStore(meta, ids, groups, read, name=str(path))
 
 
 def store_of(units: Iterable[UtteranceUnits], meta: UnitStoreMeta, name: str = "units") -> UnitStore:
     """A store in memory, with the checks of :func:`write_units`."""
-    rows = list(units)
-    for utterance in rows:
+    schema = schema_of(meta.optional_columns)
+    ids: list[str] = []
+    tables: list[pa.Table] = []
+    for rows in _groups(checked(units, meta, name)):
+        ids += [row.utterance_id for row in rows]
+        tables.append(pa.Table.from_batches([batch_of(rows, schema)]))
+    return UnitStore(meta, ids, list(map(len, tables)), tables.__getitem__, name)
+
+
+def checked(units: Iterable[UtteranceUnits], meta: UnitStoreMeta, name: str = "") -> Iterator[UtteranceUnits]:
+    """Pass utterances on that fit ``meta`` and whose ids differ; raise :class:`UserError` for one that does not."""
+    seen: set[str] = set()
+    prefix = f"{name}: " if name else ""
+    for utterance in units:
         meta.check(utterance)
-    repeated = {row.utterance_id for row in rows}
-    if len(repeated) != len(rows):
-        twice = next(row.utterance_id for number, row in enumerate(rows) if row.utterance_id in _ids(rows[:number]))
-        raise UserError(f"{name}: utterance {twice!r} comes twice; ids must be unique")
-    return UnitStore(meta, pa.Table.from_batches([_batch(rows, _SCHEMA)]), name=name)
+        if utterance.utterance_id in seen:
+            raise UserError(f"{prefix}utterance {utterance.utterance_id!r} comes twice; ids must be unique")
+        seen.add(utterance.utterance_id)
+        yield utterance
 
 
-def deduplicate_store(store: UnitStore) -> UnitStore:
-    """The store with runs collapsed and their durations kept."""
-    return store_of(map(deduplicate, store), replace(store.meta, deduplicated=True), store.name)
+def deduplicated(source: UnitSource) -> UnitSource:
+    """The units with runs collapsed and their durations kept. What belongs to single steps is left out."""
+    meta = replace(source.meta, deduplicated=True, top_k=0, sample_seeds=())
+    return UnitSource(meta, lambda: map(deduplicate, source), source.name)
 
 
-def expand_store(store: UnitStore) -> UnitStore:
-    """The store with every unit repeated for its duration.
-
-    Raises:
-        UserError: when runs were collapsed and their durations are not known.
-    """
-    if store.meta.deduplicated and any(units.durations is None for units in store):
-        raise UserError(f"{store.name}: deduplicated, and its durations are not known; it cannot be expanded")
-    return store_of(map(expand, store), replace(store.meta, deduplicated=False), store.name)
-
-
-def with_frame_rate(meta: UnitStoreMeta, frame_rate: float | None) -> UnitStoreMeta:
-    """The metadata with a frame rate given by hand, which may fill a gap and never contradict.
+def expanded(source: UnitSource) -> UnitSource:
+    """The units, each repeated for its duration.
 
     Raises:
-        UserError: when the store says another rate.
+        UserError: while iterating, when runs were collapsed and their durations are not known.
     """
-    if frame_rate is None or meta.frame_rate == frame_rate:
-        return meta
-    if meta.frame_rate is not None:
+
+    def units() -> Iterator[UtteranceUnits]:
+        for one in source:
+            if source.meta.deduplicated and one.durations is None:
+                raise UserError(
+                    f"{source.name}: deduplicated, and its durations are not known; it cannot be expanded"
+                )
+            yield expand(one)
+
+    return UnitSource(replace(source.meta, deduplicated=False), units, source.name)
+
+
+def check_codebook(meta: UnitStoreMeta, number: int) -> int:
+    """Return ``number`` if there is such a codebook, else raise :class:`UserError`."""
+    if not 0 <= number < meta.num_codebooks:
+        raise UserError(f"no codebook {number}; legal: 0 to {meta.num_codebooks - 1}")
+    return number
+
+
+def one_codebook(source: UnitSource, number: int) -> UnitSource:
+    """One of several codebooks. Of deduplicated units, runs that only this codebook has are collapsed too.
+
+    Raises:
+        UserError: there is no such codebook.
+    """
+    meta = source.meta
+    check_codebook(meta, number)
+    if meta.num_codebooks == 1:
+        return source
+
+    def part(units: UtteranceUnits) -> UtteranceUnits:
+        chosen = {
+            name: getattr(units, name)[number : number + 1]
+            for name in ("codes", "entropy", "top_codes", "top_probabilities")
+            if getattr(units, name) is not None
+        }
+        if units.samples is not None:
+            chosen["samples"] = units.samples[:, number : number + 1]
+        one = replace(units, **chosen)
+        if not meta.deduplicated:
+            return one
+        # without durations of the columns, those of the runs would count columns, not steps
+        return deduplicate(one) if units.durations is not None else replace(deduplicate(one), durations=None)
+
+    return UnitSource(replace(meta, num_codebooks=1), lambda: map(part, source), source.name)
+
+
+def one_sample(source: UnitSource, seed: int) -> UnitSource:
+    """The sequences that were drawn with a seed, in place of the most probable codes.
+
+    Raises:
+        UserError: none were drawn with it.
+    """
+    meta = source.meta
+    if seed not in meta.sample_seeds:
+        there = ", ".join(map(str, meta.sample_seeds)) or "none"
         raise UserError(
-            f"--frame-rate {frame_rate:g} given, but the units are at {meta.frame_rate:g} Hz; leave it out"
+            f"{source.name} holds no units drawn with seed {seed} (seeds: {there}); `sqvae-speech encode "
+            "--sample-units SEED,...` draws some"
         )
-    return replace(meta, frame_rate=frame_rate)
+    number = meta.sample_seeds.index(seed)
+
+    def drawn(units: UtteranceUnits) -> UtteranceUnits:
+        assert units.samples is not None
+        return replace(
+            units,
+            codes=units.samples[number],
+            samples=None,
+            top_codes=None,
+            top_probabilities=None,
+        )
+
+    changed = replace(meta, sample_seeds=(), top_k=0, sampled=seed)
+    return UnitSource(changed, lambda: map(drawn, source), source.name)
 
 
-def require_same_codebook(meta: UnitStoreMeta, codebook_size: int, num_codebooks: int, what: str, other: str) -> None:
-    """Raise :class:`UserError`, with both values, when units are of another codebook than a model or dictionary."""
-    for name, one, two in (
-        ("codebook_size", meta.codebook_size, codebook_size),
-        ("num_codebooks", meta.num_codebooks, num_codebooks),
-    ):
-        if one != two:
-            raise UserError(
-                f"{what} has {name} {one}, {other} has {name} {two}: these are not its units; "
-                "use the model that made them, or encode again"
-            )
+def _groups(units: Iterable[UtteranceUnits]) -> Iterator[list[UtteranceUnits]]:
+    """Utterances in lists that make a group of rows each."""
+    rows: list[UtteranceUnits] = []
+    size = 0
+    for one in units:
+        rows.append(one)
+        size += one.num_units
+        if len(rows) == _ROWS_PER_GROUP or size >= _UNITS_PER_GROUP:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: not a readable Parquet file ({error}); write it again with `encode`")
 
 
 def _meta(path: Path, schema: pa.Schema) -> UnitStoreMeta:
     stored = (schema.metadata or {}).get(_KEY)
     if stored is None:
         raise UserError(f"{path}: a Parquet file, but not a unit store of sqvae_speech (its metadata is missing)")
-    missing = set(_SCHEMA.names) - set(schema.names)
-    if missing:
-        raise UserError(f"{path}: columns {sorted(missing)} are missing; write the store again with `encode`")
     fields = json.loads(stored)
     version = fields.pop("version")
     if version > VERSION:
         raise UserError(
             f"{path}: written by a newer sqvae_speech (store version {version}, this one reads {VERSION})"
         )
-    return UnitStoreMeta(**fields)
-
-
-def _batch(rows: list[UtteranceUnits], schema: pa.Schema) -> pa.RecordBatch:
-    # two levels of offsets over one flat array: no Python list of codes is ever made
-    flat = [row.codes.ravel().astype(np.int32) for row in rows]
-    inner = pa.ListArray.from_arrays(
-        _offsets([row.num_units for row in rows for _ in range(len(row.codes))]),
-        pa.array(np.concatenate(flat) if flat else np.zeros(0, np.int32)),
-    )
-    codes = pa.ListArray.from_arrays(_offsets([len(row.codes) for row in rows]), inner)
-    columns = {
-        "utterance_id": [row.utterance_id for row in rows],
-        "speaker": [row.speaker for row in rows],
-        "codes": codes,
-        "durations": [None if row.durations is None else row.durations.astype(np.int32) for row in rows],
-        "text": [row.text for row in rows],
-        "peak": [row.peak for row in rows],
-        "num_frames": [row.num_frames for row in rows],
-    }
-    arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, type=schema.field(name).type)
-        for name, column in columns.items()
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _offsets(lengths: list[int]) -> pa.Array:
-    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-
-
-def _no_codes(num_codebooks: int) -> np.ndarray:
-    return np.zeros((num_codebooks, 0), dtype=np.int64)
-
-
-def _ids(rows: list[UtteranceUnits]) -> set[str]:
-    return {row.utterance_id for row in rows}
+    meta = UnitStoreMeta(**fields)
+    missing = set(schema_of(meta.optional_columns).names) - set(schema.names) - (_ADDED if version == 1 else set())
+    if missing:
+        raise UserError(f"{path}: columns {sorted(missing)} are missing; write the store again with `encode`")
+    return meta

@@ -21,6 +21,11 @@ SMALL = (
     *("--training.batch_size", "8", "--training.log_interval", "5", "--training.valid_interval", "10"),
     *("--training.checkpoint_interval", "10", "--ngpu", "0", "--nj", "1"),
 )
+IMAGE_SMALL = (
+    *("--model.quantizer.codebook_size", "8", "--model.quantizer.dim", "4", "--model.num_blocks", "1"),
+    *("--training.batch_size", "8", "--training.log_interval", "5", "--training.valid_interval", "10"),
+    *("--training.checkpoint_interval", "10", "--ngpu", "0", "--nj", "1"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ def recipe() -> Recipe:
     assert not missing, f"{sys.prefix} lacks packages of setup.cfg:\n{missing}"
     environment = dict(os.environ, VIRTUAL_ENV=sys.prefix, OMP_NUM_THREADS="1")  # threads only get in the way here
 
-    def run(name: str, work_dir: Path, *options: str, timeout: float = 600) -> Run:
-        command = ["bash", str(ROOT / "egs" / name / "run.sh"), "--work-dir", str(work_dir), *SMALL, *options]
+    def run(name: str, work_dir: Path, *options: str, small: tuple[str, ...] = SMALL, timeout: float = 600) -> Run:
+        command = ["bash", str(ROOT / "egs" / name / "run.sh"), "--work-dir", str(work_dir), *small, *options]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
         return Run(result.returncode, result.stdout, result.stderr)
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
 
+from sqvae_speech.models.label_likelihoods import build_label_likelihood
 from sqvae_speech.models.likelihoods import ArelboLikelihood, GaussianLikelihood, build_likelihood
 from sqvae_speech.quantization import VectorQuantizer
 
@@ -53,7 +54,7 @@ def test_arelbo_is_half_d_log_mse(masked, dtype):
     actual.loss.backward()
     assert actual.loss.dtype == dtype
     assert relative_error(actual.loss.detach(), expected_loss) < TOLERANCE[dtype]
-    assert relative_error(actual.mse, mse) < 1e-6
+    assert relative_error(actual.metrics["mse"], mse) < 1e-6
     assert relative_error(output.grad, expected_grad) < TOLERANCE[dtype]
 
 
@@ -130,18 +131,26 @@ def step(rank_part: slice, wrap=lambda module: module) -> dict[str, Tensor]:
     """Losses and gradients of one part of the batch, and the codebook of an EMA quantizer after two updates."""
     x, target, mask = make_batch(masked=True)
     x, target, mask = x[rank_part].float(), target[rank_part].float(), mask[rank_part]
+    # of labels: each frame's largest band, as far as that has an even number of them
+    bands = SHAPE[1] - SHAPE[1] % 2
+    labels, frames = target[:, :bands].argmax(dim=1), slice(None, bands)
     results = {}
-    for name in ("arelbo", "gaussian"):
-        likelihood = build_likelihood(name, 0.3).train()
+    for name in ("arelbo", "gaussian", "vmf", "categorical"):
         model = wrap(Scale())
-        if name == "gaussian":
+        if name in ("arelbo", "gaussian"):
+            likelihood = build_likelihood(name, 0.3).train()
+        else:
+            likelihood = build_label_likelihood(name, bands, 7.0).train()
+        if name in ("gaussian", "vmf"):  # which have a parameter
             likelihood = wrap(likelihood)
-        score = likelihood(model(x), target, mask)
+        if name in ("arelbo", "gaussian"):
+            score = likelihood(model(x), target, mask)
+        else:
+            score = likelihood(model(x)[:, frames], labels, mask[:, 0])
         score.loss.backward()
-        parameters = [*model.parameters(), *likelihood.parameters()]
         results[f"{name} loss"] = score.loss.detach()
-        results[f"{name} mse"] = score.mse
-        for number, parameter in enumerate(parameters):
+        results.update({f"{name} {metric}": value for metric, value in score.metrics.items()})
+        for number, parameter in enumerate([*model.parameters(), *likelihood.parameters()]):
             results[f"{name} gradient {number}"] = parameter.grad
     torch.manual_seed(0)
     quantizer = VectorQuantizer(7, SHAPE[1]).train()
@@ -159,7 +168,7 @@ def two_process_step(rank: int, port: int, folder: str) -> None:
         # in evaluation a process may be alone with its batch: nothing waits for the others
         x, target, mask = (value[PARTS[rank]] for value in make_batch(masked=True))
         if rank == 0:
-            results["alone"] = ArelboLikelihood().eval()(x, target, mask).mse
+            results["alone"] = ArelboLikelihood().eval()(x, target, mask).metrics["mse"]
         torch.save(results, f"{folder}/{rank}.pt")
     finally:
         # what wraps a model holds the group: left to the interpreter's end, its threads would meet one that is gone
@@ -175,11 +184,12 @@ def test_two_processes_follow_one_on_the_global_batch(tmp_path):
     torch.multiprocessing.spawn(two_process_step, args=(port, str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     x, target, mask = (value[PARTS[0]] for value in make_batch(masked=True))
-    torch.testing.assert_close(ranks[0].pop("alone"), ArelboLikelihood().eval()(x, target, mask).mse)
+    torch.testing.assert_close(ranks[0].pop("alone"), ArelboLikelihood().eval()(x, target, mask).metrics["mse"])
     expected = step(slice(None))
     # the mean over ranks is what a data-parallel wrapper makes of losses; the ARELBO is global already
-    mean = (ranks[0]["gaussian loss"] + ranks[1]["gaussian loss"]) / 2
-    assert relative_error(mean, expected.pop("gaussian loss")) < 1e-6
+    for name in ("gaussian loss", "vmf loss", "categorical loss"):
+        mean = (ranks[0][name] + ranks[1][name]) / 2
+        assert relative_error(mean, expected.pop(name)) < 1e-6, name
     assert torch.equal(ranks[0]["codebook"], ranks[1]["codebook"])
     for name, value in expected.items():
         for rank in ranks:

@@ -16,7 +16,7 @@ import soundfile
 from data_fixtures import RATE, make_data_dir, voice, write
 
 from sqvae_speech.audio.melspec import MelSpec
-from sqvae_speech.data import shard_task
+from sqvae_speech.data import shard_writing
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir, Utterance
 from sqvae_speech.data.shards import write_shards
@@ -124,11 +124,11 @@ def test_two_hundred_damaged_recordings_are_listed_one_by_one(tmp_path):
         write_shards(tmp_path / "train", tmp_path / "dump", SPEC, max_bad=199, progress=False)
     assert not (tmp_path / "dump" / "index.json").exists()
     index = write_shards(tmp_path / "train", tmp_path / "dump", SPEC, max_bad=200, progress=False)
-    assert [bad.utterance_id for bad in index.bad] == [u.utterance_id for u in utterances if "bad" in u.utterance_id]
+    assert [bad.name for bad in index.bad] == [u.utterance_id for u in utterances if "bad" in u.utterance_id]
     assert all(len(bad.reason) > 20 for bad in index.bad)
     assert ShardIndex.load(tmp_path / "dump").num_utterances == 20
     listed = (tmp_path / "dump" / "bad.txt").read_text().splitlines()
-    assert [line.split("\t")[0] for line in listed] == [bad.utterance_id for bad in index.bad]
+    assert [line.split("\t")[0] for line in listed] == [bad.name for bad in index.bad]
 
 
 def test_two_runs_at_once_are_refused(tmp_path):
@@ -145,13 +145,13 @@ def test_what_a_worker_left_that_died_in_the_middle_is_cleared_away(tmp_path, mo
     make_data_dir(tmp_path / "data" / "train", speakers=1, per_speaker=4)
     options = {"utterances_per_shard": 2, "progress": False}
     expected = contents(write_shards(tmp_path / "data" / "train", tmp_path / "whole", SPEC, **options).folder)
-    write = shard_task._write
+    write = shard_writing._write
 
     def dies_once_and_is_done_by_another(task):
         task.path.with_name(f".{task.path.name}.elsewhere.1.1.part").write_bytes(b"half")
         return write(task)
 
-    monkeypatch.setattr(shard_task, "_write", dies_once_and_is_done_by_another)
+    monkeypatch.setattr(shard_writing, "_write", dies_once_and_is_done_by_another)
     write_shards(tmp_path / "data" / "train", tmp_path / "dump", SPEC, **options)
     assert contents(tmp_path / "dump") == expected
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from loader_fixtures import assert_same, crops, mels_of, random_lengths, take, utterances, write_synthetic_shards
 
-from sqvae_speech.data import cache
+from sqvae_speech.data import cache, packed
 from sqvae_speech.data.cache import PackedSource, open_packed
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.reader import ShardReader, ShardSource, Utterances
@@ -78,8 +78,8 @@ def test_batches_are_the_same_with_and_without(index, make):
 
 
 def test_it_is_made_once_by_one_of_many(index, monkeypatch):
-    writes, write = [], cache._write
-    monkeypatch.setattr(cache, "_write", lambda *arguments: (writes.append(1), write(*arguments)))
+    writes, write = [], packed.PackedFile._write
+    monkeypatch.setattr(packed.PackedFile, "_write", lambda file: (writes.append(1), write(file)))
     sources: list = []
     known = Utterances.of(index)
     threads = [threading.Thread(target=lambda: sources.append(open_packed(index, known, 1 << 30))) for _ in range(6)]
@@ -150,9 +150,9 @@ def test_without_room_the_shards_are_read_and_it_is_said_once(index, obstacle, m
     if obstacle == "limit":
         options["cache_bytes"] = index.num_frames * 80 * np.dtype(index.dtype).itemsize - 1
     elif obstacle == "space":
-        monkeypatch.setattr(cache, "SPARE_BYTES", 1 << 60)
+        monkeypatch.setattr(packed, "SPARE_BYTES", 1 << 60)
     elif obstacle == "full":
-        monkeypatch.setattr(cache.os, "fsync", full_disk)
+        monkeypatch.setattr(packed.os, "fsync", full_disk)
     else:
         (index.folder / ".cache").write_text("a file, where the folder should go")
     with caplog.at_level(logging.INFO, logger="sqvae_speech"):
@@ -168,7 +168,7 @@ def test_without_room_the_shards_are_read_and_it_is_said_once(index, obstacle, m
 
 def test_an_existing_cache_serves_where_nothing_can_be_written(index, monkeypatch):
     crops(index)
-    monkeypatch.setattr(cache, "_make", full_disk)
+    monkeypatch.setattr(packed.PackedFile, "_make", full_disk)
     assert isinstance(crops(index)._source, PackedSource)
 
 
@@ -176,7 +176,7 @@ def test_a_file_system_without_locks_will_do(index, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(cache.fcntl, "flock", no_locks)
+    monkeypatch.setattr(packed.fcntl, "flock", no_locks)
     assert isinstance(crops(index)._source, PackedSource)
 
 

@@ -17,11 +17,16 @@ from loader_fixtures import assert_same, crops, take, utterances, write_syntheti
 
 from sqvae_speech.data import remote
 from sqvae_speech.data.cache import PackedSource
+from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.reader import ShardSource, batch_utterances
 from sqvae_speech.data.remote import file_address, open_index
 from sqvae_speech.errors import UserError
 
 NUM_SHARDS = 8
+
+
+def opened(address, **options) -> ShardIndex:
+    return open_index(address, ShardIndex, **options)
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -101,12 +106,12 @@ def test_windows_through_a_pipe_within_the_limit(server, shard_bytes, tmp_path, 
     options = {"shuffle_shards": 2, "num_workers": num_workers}
     folder = tmp_path / "copies"
     limit = 5 * shard_bytes  # two windows of two, and one to spare
-    index = open_index(pipe(server), download_dir=folder, download_bytes=limit)
+    index = opened(pipe(server), download_dir=folder, download_bytes=limit)
     got, expected = make(index, **options), make(server.folder, **options)
     for ours, theirs in itertools.islice(zip(got, expected, strict=True), 40):
         assert_same([ours], [theirs])
         held = {index.shards[shard].name for shard in got._shards_of(got._windows(got._cursor)[0])}
-        leased = {Path(name).name for name in index.downloads._leased}
+        leased = {Path(name).name for name in index.copies.downloads._leased}
         if got._held is not None and got._windows(got._cursor)[0] == got._held[0]:
             assert held <= leased
         assert sum(path.stat().st_size for path in folder.glob("*/*.tar")) <= limit
@@ -117,17 +122,17 @@ def test_a_step_across_the_small_last_window_of_an_epoch(tmp_path):
     near = write_synthetic_shards(tmp_path / "far", [[20, 30, 25, 40]] * 7)
     limit = 5 * near.shards[0].bytes  # two windows of two, and the last, which is one
     address = f"pipe:cat {tmp_path}/far/{{name}}"
-    index = open_index(address, download_dir=tmp_path / "copies", download_bytes=limit)
+    index = opened(address, download_dir=tmp_path / "copies", download_bytes=limit)
     options = {"batch_size": 6, "shuffle_shards": 2, "num_workers": 1}
     assert_same(take(crops(near, **options), 30), take(crops(index, **options), 30))
     with pytest.raises(UserError, match="2 windows of shards"):
-        crops(open_index(address, download_dir=tmp_path / "copies", download_bytes=limit - 1), **options)
+        crops(opened(address, download_dir=tmp_path / "copies", download_bytes=limit - 1), **options)
 
 
 def test_processes_of_a_run_share_the_limit(server, shard_bytes, tmp_path, caplog):
     options = {"download_dir": tmp_path / "copies", "download_bytes": 6 * shard_bytes}
     loaders = [
-        iter(crops(open_index(pipe(server), **options), rank=rank, world_size=2, shuffle_shards=2, num_workers=1))
+        iter(crops(opened(pipe(server), **options), rank=rank, world_size=2, shuffle_shards=2, num_workers=1))
         for rank in range(2)
     ]
     whole = iter(crops(server.folder, shuffle_shards=2))
@@ -139,7 +144,7 @@ def test_processes_of_a_run_share_the_limit(server, shard_bytes, tmp_path, caplo
 
 
 def test_the_next_window_is_fetched_in_the_background(server, tmp_path):
-    index = open_index(server.address, download_dir=tmp_path / "copies")
+    index = opened(server.address, download_dir=tmp_path / "copies")
     loader = crops(index, shuffle_shards=2)
     next(iter(loader))
     plan = loader._plan(0)
@@ -152,26 +157,26 @@ def test_the_next_window_is_fetched_in_the_background(server, tmp_path):
 
 def test_the_least_recently_used_are_deleted_and_none_in_use(server, shard_bytes, tmp_path, caplog):
     folder = tmp_path / "copies"
-    index = open_index(server.address, download_dir=folder, download_bytes=4 * shard_bytes)
+    index = opened(server.address, download_dir=folder, download_bytes=4 * shard_bytes)
     names = [shard.name for shard in index.shards]
     for number in (0, 1, 2, 3):
-        index.hold([number])
+        index.copies.hold([number])
         index.shard_path(number)
         past = time.time() - 100 + number
         os.utime(index.folder / names[number], (past, past))
-    index.hold([0])  # used again: now 1 is the oldest
-    index.hold([0, 4])
+    index.copies.hold([0])  # used again: now 1 is the oldest
+    index.copies.hold([0, 4])
     index.shard_path(4)
     assert shards_in(folder) == {names[number] for number in (0, 2, 3, 4)}
-    other = open_index(server.address, download_dir=folder, download_bytes=4 * shard_bytes)
-    other.hold([3])
-    index.hold([5, 6, 7])
+    other = opened(server.address, download_dir=folder, download_bytes=4 * shard_bytes)
+    other.copies.hold([3])
+    index.copies.hold([5, 6, 7])
     for number in (5, 6, 7):
         index.shard_path(number)
     assert shards_in(folder) == {names[number] for number in (3, 5, 6, 7)}  # 3 is the other's
-    other.hold([3], following=[1, 2])  # of which 1 and 2 find no room
-    assert {Path(name).name for name in other.downloads._leased} == {names[3]}
-    index.hold([0, 1, 2, 4])
+    other.copies.hold([3], following=[1, 2])  # of which 1 and 2 find no room
+    assert {Path(name).name for name in other.copies.downloads._leased} == {names[3]}
+    index.copies.hold([0, 1, 2, 4])
     index.shard_path(4)
     assert caplog.text.count("the shards that processes have in use take") == 1
     assert names[3] in shards_in(folder)
@@ -179,12 +184,12 @@ def test_the_least_recently_used_are_deleted_and_none_in_use(server, shard_bytes
 
 def test_what_others_fetch_ahead_makes_room(server, shard_bytes, tmp_path):
     folder = tmp_path / "copies"
-    index, other = (open_index(server.address, download_dir=folder, download_bytes=4 * shard_bytes) for _ in range(2))
+    index, other = (opened(server.address, download_dir=folder, download_bytes=4 * shard_bytes) for _ in range(2))
     names = [shard.name for shard in index.shards]
-    other.hold([0], following=[1, 2, 3])
+    other.copies.hold([0], following=[1, 2, 3])
     for number in range(4):
         other.shard_path(number)
-    index.hold([4, 5])
+    index.copies.hold([4, 5])
     for number in (4, 5):
         index.shard_path(number)
     assert {names[0], names[4], names[5]} <= shards_in(folder)
@@ -193,7 +198,7 @@ def test_what_others_fetch_ahead_makes_room(server, shard_bytes, tmp_path):
 
 def test_the_lease_of_a_process_that_is_gone_is_void(server, shard_bytes, tmp_path, caplog):
     folder = tmp_path / "copies"
-    index = open_index(server.address, download_dir=folder, download_bytes=2 * shard_bytes)
+    index = opened(server.address, download_dir=folder, download_bytes=2 * shard_bytes)
     (own,) = (folder / "leases").iterdir()
     stale = folder / "leases" / "elsewhere-1-0.json"
     index.shard_path(0)
@@ -201,12 +206,12 @@ def test_the_lease_of_a_process_that_is_gone_is_void(server, shard_bytes, tmp_pa
     stale.write_text(json.dumps({"held": {name: shard_bytes}, "ahead": {}}))
     with stale.open("r") as lease:
         fcntl.flock(lease, fcntl.LOCK_EX)  # a living one
-        index.hold([1, 2])
+        index.copies.hold([1, 2])
         assert (folder / name).exists()
         assert "the limit is" in caplog.text
     # a program that a fetching thread is just starting has a copy of every open file for a moment, and so of the lock
     for _ in range(100):
-        index.hold([1, 2])
+        index.copies.hold([1, 2])
         if not (folder / name).exists():
             break
         time.sleep(0.05)
@@ -215,7 +220,7 @@ def test_the_lease_of_a_process_that_is_gone_is_void(server, shard_bytes, tmp_pa
 
 
 def test_windows_that_do_not_fit_are_refused_at_the_start(server, shard_bytes, tmp_path):
-    index = open_index(server.address, download_dir=tmp_path, download_bytes=4 * shard_bytes - 1)
+    index = opened(server.address, download_dir=tmp_path, download_bytes=4 * shard_bytes - 1)
     with pytest.raises(UserError, match=r"2 windows of shards .* \(data.shuffle_shards, now 2\)"):
         crops(index, shuffle_shards=2)
     with pytest.raises(UserError, match="3 windows of shards"):  # processes are not always in the same one
@@ -225,9 +230,9 @@ def test_windows_that_do_not_fit_are_refused_at_the_start(server, shard_bytes, t
 
 
 def test_the_packed_cache_stays_within_the_limit_too(server, shard_bytes, tmp_path):
-    index = open_index(server.address, download_dir=tmp_path / "copies", download_bytes=NUM_SHARDS * shard_bytes + 1)
+    index = opened(server.address, download_dir=tmp_path / "copies", download_bytes=NUM_SHARDS * shard_bytes + 1)
     assert isinstance(crops(index)._source, ShardSource)
-    index = open_index(server.address, download_dir=tmp_path / "copies", download_bytes=2 * NUM_SHARDS * shard_bytes)
+    index = opened(server.address, download_dir=tmp_path / "copies", download_bytes=2 * NUM_SHARDS * shard_bytes)
     assert isinstance(crops(index)._source, PackedSource)
 
 
@@ -259,7 +264,7 @@ def test_a_shard_of_another_size_is_refused(server, keep, message):
 
 
 def test_what_a_killed_process_left_is_overwritten(server):
-    index = open_index(server.address)
+    index = opened(server.address)
     index.folder.mkdir(exist_ok=True)
     left = index.folder / f".{index.shards[0].name}.part"
     left.write_bytes(b"half" * 100_000)
@@ -268,7 +273,7 @@ def test_what_a_killed_process_left_is_overwritten(server):
 
 
 def test_whole_utterances_of_a_remote_folder(server):
-    index = open_index(server.address)
+    index = opened(server.address)
     for ours, theirs in zip(batch_utterances(index, 100), batch_utterances(server.folder, 100), strict=True):
         assert_same([ours], [theirs])
     index.validate(checksums=True)
@@ -314,7 +319,7 @@ def test_without_curl_it_says_so(server, monkeypatch):
 def test_a_download_folder_that_cannot_be_is_said(server, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written to .*\(data.download_dir\)"):
-        open_index(server.address, download_dir=tmp_path / "file" / "sub")
+        opened(server.address, download_dir=tmp_path / "file" / "sub")
 
 
 @pytest.mark.parametrize("name", ["../up.tar", ".hidden.tar", "a\nb.tar", "a\\b.tar"])

@@ -15,7 +15,7 @@ from sqvae_speech.audio.front_end import FrontEnd
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.wav import read_wav
-from sqvae_speech.data import shard_task
+from sqvae_speech.data import shard_task, shard_writing
 from sqvae_speech.data.cluster import ClusterConfig
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir, Utterance
@@ -125,13 +125,13 @@ def test_bytes_depend_on_nothing_but_content(corpus):
 def written(monkeypatch):
     """Names of the shards that are written from here on."""
     names = []
-    write = shard_task._write
+    write = shard_writing._write
 
     def record(task):
         names.append(task.path.name)
         return write(task)
 
-    monkeypatch.setattr(shard_task, "_write", record)
+    monkeypatch.setattr(shard_writing, "_write", record)
     return names
 
 

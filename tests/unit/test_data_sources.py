@@ -10,7 +10,8 @@ from download_server import serving, stay_here, tar_bytes, zip_bytes
 
 from sqvae_speech.bin.main import main
 from sqvae_speech.data.corpora import CORPORA
-from sqvae_speech.data.corpora.sources import SOURCES, Source, download_corpus
+from sqvae_speech.data.corpora.sources import SOURCES
+from sqvae_speech.data.corpus_sources import Source, download_corpus
 from sqvae_speech.data.download import Archive
 from sqvae_speech.errors import UserError
 
@@ -89,20 +90,20 @@ def test_an_archive_put_there_by_hand_is_used(server, corpora, tmp_path):
     corpora("vctk", vctk_files(corpora.wav(tmp_path)))
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "VCTK-Corpus-0.92.zip").write_bytes(server.files["VCTK-Corpus-0.92.zip"])
-    download_corpus("vctk", tmp_path / "d", progress=False)
+    download_corpus("vctk", tmp_path / "d", sources=SOURCES, progress=False)
     assert server.asked == []
     assert (tmp_path / "d" / "VCTK-Corpus-0.92" / "speaker-info.txt").is_file()
 
 
 def test_unpacking_that_was_interrupted_is_done_again(server, corpora, tmp_path):
     corpora("vctk", vctk_files(corpora.wav(tmp_path)))
-    download_corpus("vctk", tmp_path / "d", progress=False)
+    download_corpus("vctk", tmp_path / "d", sources=SOURCES, progress=False)
     root = tmp_path / "d" / "VCTK-Corpus-0.92"
     # killed while things were moved to their place: txt/ was, the rest was not
     (tmp_path / "d" / ".VCTK-Corpus-0.92.zip.done").unlink()
     (root / ".VCTK-Corpus-0.92.zip.unpacking").mkdir()
     (root / "speaker-info.txt").unlink()
-    download_corpus("vctk", tmp_path / "d", progress=False)
+    download_corpus("vctk", tmp_path / "d", sources=SOURCES, progress=False)
     assert sorted(os.listdir(root)) == ["speaker-info.txt", "txt", "wav48_silence_trimmed"]
     assert len(server.asked) == 1
 
@@ -169,7 +170,7 @@ def test_what_has_no_public_address(tmp_path, capsys):
     assert str(tmp_path) in err
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is a file; --corpus takes the folder to download to"):
-        download_corpus("vctk", tmp_path / "file", progress=False)
+        download_corpus("vctk", tmp_path / "file", sources=SOURCES, progress=False)
 
 
 def test_corpus_or_download_is_needed(capsys):

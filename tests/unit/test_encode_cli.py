@@ -102,6 +102,7 @@ def test_what_to_encode_has_to_be_clear(capsys, words, message):
         (["--stream", "--level-from", "gone.wav"], "gone.wav: no such recording"),
         (["{wav}", "--dtype", "int8"], "dtype 'int8'"),
         (["{wav}", "--formats", "gsln"], "did you mean 'gslm'"),
+        (["{wav}", "--formats", "espnet-rm"], "espnet-rm holds deduplicated units, and these are not"),
     ],
 )
 def test_mistakes_are_one_message(world, capsys, words, message):

@@ -18,11 +18,13 @@ LAYERS = {
     "plots": set(),
     "quantization": set(),
     "audio": set(),
-    "models": {"quantization", "audio"},
-    "data": {"audio"},
-    "training": {"audio", "models", "data", "quantization", "plots"},
-    "units": {"models", "data", "audio", "plots"},
-    "evaluation": {"units", "models", "data", "audio", "plots"},
+    "images": set(),
+    "models": {"quantization", "audio", "images"},
+    "data": {"audio", "images"},
+    "training": {"audio", "images", "models", "data", "quantization", "units", "plots"},
+    "units": {"models", "data", "audio", "images", "plots"},
+    "evaluation": {"units", "models", "data", "audio", "images", "plots"},
+    "experiments": {"training", "data", "plots"},
     "tokenizer": {"models", "audio", "units"},
 }
 LAYERS["bin"] = set(LAYERS)
@@ -106,6 +108,104 @@ def test_imports_point_one_way(module: str, file: Path):
 )
 def test_the_rules_are_held(module: str, source: str, count: int):
     assert len(violations(source, module)) == count
+
+
+# ---- speech and images
+
+
+def is_image(module: str) -> bool:
+    """Whether a module is of the vision half: it, or a folder that it is in, is called so."""
+    return any(part.startswith("image") for part in module.split(".")[1:])
+
+
+def is_speech(module: str) -> bool:
+    """Whether a module is of the speech half: it is named so, or knows sound."""
+    parts = module.split(".")[1:]
+    return parts[:1] == ["audio"] or any(part.startswith("speech") for part in parts)
+
+
+def import_graph(sources: dict[str, str], packages: set[str]) -> dict[str, set[str]]:
+    """Return the modules of ours that each module imports; of a package, the package's own imports too."""
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        names = {name for _, name in imported(ast.parse(source), module, module in packages)}
+        known = {name if name in sources else name.rpartition(".")[0] for name in names}
+        known &= sources.keys()
+        # importing a module runs the packages above it
+        above = {
+            ".".join(name.split(".")[:length])
+            for name in {module, *known}
+            for length in range(1, name.count(".") + 1)
+        }
+        graph[module] = (known | above & sources.keys()) - {module}
+    return graph
+
+
+def reached(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Return all that a module imports, directly or through others."""
+    seen: set[str] = set()
+    todo = [start]
+    while todo:
+        for name in graph[todo.pop()] - seen:
+            seen.add(name)
+            todo.append(name)
+    return seen
+
+
+def mixtures(graph: dict[str, set[str]]) -> list[str]:
+    """Return one line for each module outside bin that brings speech and images together.
+
+    Both halves stand on shared modules, and these on neither: a module that reaches speech is of the speech half, and
+    no module of either half reaches the other. Only the command line knows both.
+    """
+    found = []
+    for module in sorted(graph):
+        if module.split(".")[1:2] == ["bin"]:
+            continue
+        names = reached(graph, module) | {module}
+        speech, images = sorted(filter(is_speech, names)), sorted(filter(is_image, names))
+        if speech and images:
+            found.append(f"{module} brings together {speech[0]} and {images[0]}")
+    return found
+
+
+def test_speech_and_images_meet_only_in_shared_parts():
+    files = modules()
+    sources = {module: file.read_text(encoding="utf-8") for module, file in files}
+    packages = {module for module, file in files if file.name == "__init__.py"}
+    assert mixtures(import_graph(sources, packages)) == []
+
+
+@pytest.mark.parametrize(
+    ("added", "count"),
+    [
+        ({}, 0),
+        ({"p.data.image_dir": "from p.data import shared"}, 0),
+        # which knows sound, though its name does not say so
+        ({"p.data.image_dir": "from p.data import shards"}, 1),
+        ({"p.data.image_dir": "from p.data.speech_dir import X"}, 1),
+        ({"p.data.image_dir": "def f():\n    import p.audio.wav"}, 1),
+        # what is shared leans on neither: here speech_dir and shards reach images through it
+        ({"p.data.shared": "from p.data import image_dir"}, 2),
+        # a package that gathers both: it, and all that is in it or imports it
+        ({"p.data": "from p.data import image_dir, shards"}, 5),
+        ({"p.bin.encode": "from p.data import image_dir, shards"}, 0),
+    ],
+)
+def test_the_halves_are_kept_apart(added: dict[str, str], count: int):
+    sources = {
+        "p": "",
+        "p.audio": "",
+        "p.audio.wav": "",
+        "p.data": "",
+        "p.data.shared": "import json",
+        "p.data.shards": "from p.audio.wav import read_wav\nfrom p.data.shared import X",
+        "p.data.speech_dir": "from p.data import shared",
+        "p.data.image_dir": "import numpy",
+        "p.bin.encode": "",
+    }
+    found = mixtures(import_graph({**sources, **added}, {"p", "p.audio", "p.data"}))
+    assert len(found) == count, found
 
 
 def test_nothing_heavy_is_imported_with_the_command():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from sqvae_speech.plots import plot_code_histogram, plot_curves, plot_mels
+from sqvae_speech.plots import image_picture, plot_code_histogram, plot_curves, plot_images, plot_mels
 
 
 def test_mels_share_one_scale_and_time_axis(tmp_path):
@@ -41,3 +41,47 @@ def test_curves_in_one_axis_and_in_panels(tmp_path):
     assert apart.shape != together.shape
     with pytest.raises(ValueError, match="2 steps and 1 values"):
         plot_curves(tmp_path / "c.png", {"x": ([0, 1], [1.0])})
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_classes"),
+    [((10, 3, 8, 6), None), ((3, 1, 8, 6), None), ((4, 8, 6), 5)],
+    ids=["rgb", "grey", "labels"],
+)
+def test_images_in_rows_of_pairs(tmp_path, shape, num_classes):
+    high = 256 if num_classes is None else num_classes
+    levels = torch.randint(high, shape, dtype=torch.uint8)
+    pair = {"target": levels, "reconstruction": levels if num_classes else levels.float() / 255}
+    path = plot_images(tmp_path / "deep" / "images.png", pair, num_classes=num_classes)
+    height, width = imread(path).shape[:2]
+    assert (width >= 8 * 100) == (shape[0] == 10), "at most eight columns"
+    assert height > 2 * 8
+
+
+def test_images_are_drawn_as_they_are(tmp_path):
+    """A red image is red and a green one green, whatever else is beside them."""
+    image = torch.zeros(2, 3, 4, 4)
+    image[0, 0], image[1, 1] = 1.0, 1.0
+    picture = imread(plot_images(tmp_path / "a.png", {"x": image}))[..., :3]
+    for colour in ((1, 0, 0), (0, 1, 0)):
+        assert (np.abs(picture - colour).max(axis=-1) < 0.01).sum() > 1000
+
+
+def test_images_as_one_picture():
+    image = torch.zeros(3, 3, 4, 6)
+    image[0, 0], image[1, 1], image[2, 2] = 1.0, 1.0, 1.0
+    picture = image_picture({"target": image, "reconstruction": 1 - image}, columns=2, least=8)
+    # two bands of two rows, an image is enlarged to 8 x 12 and has two pixels of white at its right and below
+    assert picture.shape == (4 * 10, 2 * 14, 3)
+    assert (picture[:8, :12] == (255, 0, 0)).all()
+    assert (picture[:8, 14:26] == (0, 255, 0)).all()
+    assert (picture[10:18, :12] == (0, 255, 255)).all()
+    assert (picture[20:28, :12] == (0, 0, 255)).all()
+    for row, column in ((8, 0), (0, 12), (20, 14), (39, 27)):
+        assert (picture[row, column] == 255).all()
+
+
+def test_images_that_cannot_be_drawn(tmp_path):
+    for images in ({}, {"a": torch.zeros(0, 3, 4, 4)}, {"a": torch.zeros(1, 3, 4, 4), "b": torch.zeros(2, 3, 4, 4)}):
+        with pytest.raises(ValueError, match="needs images, all of one shape"):
+            plot_images(tmp_path / "a.png", images)

@@ -338,3 +338,56 @@ def test_relative_variance_of_residual_stages_adds():
     spread = sum(stage.codebook.detach().double().numpy().var(axis=0) for stage in stages)
     assert metrics["variance"].item() == pytest.approx(0.9, rel=1e-5)
     assert metrics["relative_variance"].item() == pytest.approx(stats.hmean(0.9 / spread), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_draws_are_of_the_posterior_and_of_their_seed(kind):
+    quantizer = make(kind).eval()
+    z, log_var = inputs(quantizer, 1, 1)
+    z = z.expand(1, 3000, -1)
+    if log_var is not None:  # a wide posterior
+        shape = (1, 1, 1) if quantizer.log_var_per_example else (1, 3000, quantizer.log_var_channels)
+        log_var = torch.full(shape, -2.0 if kind == "vmf" else 2.0)
+    state = torch.random.get_rng_state()
+    drawn = quantizer.sample(z, log_var, seed=5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert drawn.shape == (1, 3000)
+    assert torch.equal(drawn, quantizer.sample(z, log_var, seed=5))
+    posterior = quantizer.posterior(z, log_var)[0, 0].detach().double().numpy()
+    if kind not in STOCHASTIC:
+        assert torch.equal(drawn, quantizer.encode(z, log_var))
+        return
+    assert not torch.equal(drawn, quantizer.sample(z, log_var, seed=6))
+    observed = np.bincount(drawn[0].numpy(), minlength=SIZE)
+    rare = posterior * 3000 < 5
+    counts = np.append(observed[~rare], observed[rare].sum())
+    expected = np.append(posterior[~rare], posterior[rare].sum()) * 3000
+    keep = expected > 1e-9
+    assert counts[~keep].sum() == 0
+    assert keep.sum() >= 2
+    assert stats.chisquare(counts[keep], expected[keep] / expected.sum() * 3000).pvalue > 1e-3
+
+
+def test_later_stages_are_drawn_given_the_codes_drawn_before():
+    """Of a residual quantizer, by hand: stage 1 of every first code that was drawn follows its own posterior."""
+    torch.manual_seed(0)
+    quantizer = ResidualQuantizer([GaussianQuantizer(4, 2, covariance="global") for _ in range(2)]).eval()
+    z = torch.tensor([0.3, -0.2]).expand(1, 20_000, 2)
+    drawn = quantizer.sample(z, seed=3)[0].numpy()
+    assert drawn.shape == (20_000, 2)
+    books = [stage.codebook.detach().double().numpy() for stage in quantizer.stages]
+    precision = [np.exp(-stage.log_scale.item()) for stage in quantizer.stages]
+
+    def posterior(point, stage):
+        logits = -0.5 * precision[stage] * ((books[stage] - point) ** 2).sum(axis=1)
+        weights = np.exp(logits - logits.max())
+        return weights / weights.sum()
+
+    first = posterior(z[0, 0].double().numpy(), 0)
+    np.testing.assert_allclose(np.bincount(drawn[:, 0], minlength=4) / 20_000, first, atol=0.015)
+    for code in range(4):
+        chosen = drawn[drawn[:, 0] == code, 1]
+        if len(chosen) > 500:
+            second = posterior(z[0, 0].double().numpy() - books[0][code], 1)
+            observed = np.bincount(chosen, minlength=4) / len(chosen)
+            np.testing.assert_allclose(observed, second, atol=4 * np.sqrt(0.25 / len(chosen)))

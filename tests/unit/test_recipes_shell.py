@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PATTERNS = ("recipes/*.sh", "egs/*/run.sh", "tools/*.sh", ".ci/run")
 SCRIPTS = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
+# into somebody's shell, whose settings they leave alone
+SOURCED = {"lib.sh", "pipeline.sh", "activate.sh"}
 HEAD = f"""
 set -euo pipefail
 source "{ROOT}/recipes/lib.sh"
@@ -35,19 +37,23 @@ def recipe(corpus: str, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_scripts_are_well_formed(script: Path):
     assert subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True).stderr == ""
-    if script.name in {"lib.sh", "activate.sh"}:  # sourced into somebody's shell, whose settings they leave alone
+    if script.name in {
+        "lib.sh",
+        "pipeline.sh",
+        "activate.sh",
+    }:  # sourced into somebody's shell, whose settings they leave alone
         return
     assert "set -euo pipefail" in script.read_text()
 
 
 def test_programs_are_executable():
     for script in SCRIPTS:
-        assert os.access(script, os.X_OK) or script.name in {"lib.sh", "activate.sh"}, script
+        assert os.access(script, os.X_OK) or script.name in SOURCED, script
 
 
-@pytest.mark.parametrize("corpus", ["mini", "fsdd", "vctk"])
+@pytest.mark.parametrize("corpus", sorted(path.parent.name for path in ROOT.glob("egs/*/run.sh")))
 def test_recipes_only_bind(corpus: str):
-    """A run.sh gives options to recipes/speech.sh; what it does is decided there."""
+    """A run.sh gives options to recipes/speech.sh or image.sh; what it does is decided there."""
     lines = (ROOT / "egs" / corpus / "run.sh").read_text().splitlines()
     assert len(lines) <= 35
     assert lines[-1].strip() == '"$@"', "the user's options come last, so that they win"
@@ -76,8 +82,10 @@ def test_help_names_stages_and_options():
         (["corpus"], "cannot read 'corpus'"),
         (["--stage", "two"], "--stage takes a whole number, not 'two'"),
         (["--stage", "4", "--stop-stage", "2"], "--stage 4 comes after --stop-stage 2"),
-        (["--stage", "9", "--stop-stage", "9"], "the stages are 0 to 6"),
+        (["--stage", "9", "--stop-stage", "9"], "the stages are 0 to 7"),
         (["--ngpu=-1"], "--ngpu takes a whole number"),
+        (["--num-machines", "2"], "--num-machines 2 needs --main-address HOST:PORT"),
+        (["--num-machines", "2", "--machine-rank", "2"], "with --num-machines 2 they are 0 to 1"),
         (["--num-processes", "0", "--corpus", "x"], "--num-processes must be at least 1"),
         (["--tag", "a/b", "--corpus", "x"], "letters, digits"),
         (["--training.num_steps"], "--training.num_steps needs a value"),
@@ -91,6 +99,39 @@ def test_bad_options_print_the_help_and_exit_2(options: list[str], message: str)
     assert "usage: bash egs/vctk/run.sh" in result.stderr
     assert message in result.stderr.splitlines()[-1]
     assert result.stdout == ""
+
+
+def test_help_of_images_names_their_stages_and_options():
+    result = recipe("cifar10", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    for word in (
+        "usage: bash egs/cifar10/run.sh",
+        "3 codes",
+        "6 samples",
+        "--perceptual",
+        "--crop",
+        "--ngpu",
+        "--lm-args",
+    ):
+        assert word in result.stdout
+    assert "--mel-spec" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("corpus", "options", "message"),
+    [
+        ("cifar10", [], "stage 0 needs --corpus PATH, or --download"),
+        ("cifar10", ["--mel-spec", "x"], "unknown option --mel-spec"),
+        ("cifar10", ["--size", "x"], "--size takes a whole number, not 'x'"),
+        ("cifar10", ["--stage", "7", "--stop-stage", "7"], "the stages are 0 to 6"),
+        ("mini_image", ["--download"], "--download: the corpus comes with a package, nothing is fetched"),
+        ("vctk", ["--crop", "3"], "unknown option --crop"),
+    ],
+)
+def test_options_of_the_other_half_are_none(corpus: str, options: list[str], message: str):
+    result = recipe(corpus, *options)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
 
 
 def test_the_mini_recipe_has_nothing_to_download():
@@ -250,3 +291,34 @@ def test_listing_sees_names_sizes_and_times(tmp_path: Path):
 @pytest.mark.parametrize(("visible", "count"), [("", "0"), ("-1", "0"), ("0", "1"), ("2,3", "2")])
 def test_gpus_that_may_be_used_are_counted(tmp_path: Path, visible: str, count: str):
     assert bash("number_of_gpus", tmp_path, CUDA_VISIBLE_DEVICES=visible).stdout.strip() == count
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_lets_what_a_stage_started_save_and_end(tmp_path: Path, number: signal.Signals):
+    program = (
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(0.3); open('saved', 'w').close(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "open('started', 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    script = f"""
+    work() {{ "{sys.executable}" program.py; }}
+    run_stage 2 training .marker inputs work
+    echo not reached
+    """
+    process = subprocess.Popen(
+        ["bash", "-c", HEAD + script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert (tmp_path / "saved").exists()
+    assert process.returncode > 128
+    assert "not reached" not in output
+    assert "stage 2 (training) was interrupted" in errors
+    assert not (tmp_path / ".marker").exists()

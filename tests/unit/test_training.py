@@ -122,8 +122,7 @@ def launch(shards: Path, exp_dir: Path, processes: int, *more: str) -> subproces
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["diagonal", "ema"])
 def test_two_processes_follow_one_on_the_same_global_batch(shards, tmp_path, kind):
-    # jitter draws differ from process to process, and batch normalisation on gloo sees half the batch each:
-    # the losses follow, they are not the same
+    # noise differs from process to process: the losses follow, they are not the same
     options = (KINDS[kind], "--training.num_steps 30 --model.jitter 0 --training.batch_size 12")
     assert main(words(shards, tmp_path / "one", *options)) == 0
     result = launch(shards, tmp_path / "two", 2, *options)
@@ -161,6 +160,7 @@ def test_unknown_option_names_the_nearest(shards, tmp_path, capsys):
         ("--training.batch_size 0", "training.batch_size must be at least 1"),
         ("--training.codebook_init kmeans", "training.codebook_init must be one of normal, data"),
         ("--data.train nowhere", "nowhere does not exist"),
+        ("--task speach", "got 'speach', did you mean 'speech'?"),
     ],
 )
 def test_a_bad_setting_is_one_message(shards, tmp_path, capsys, option, message):
@@ -221,6 +221,14 @@ def test_a_damaged_training_state_is_named(shards, copy, capsys):
     path = copy / "checkpoints" / "step-00000002" / "training_state.pt"
     path.write_bytes(path.read_bytes()[:1000])
     assert "training_state.pt is damaged" in error(words(shards, copy), capsys)
+
+
+def test_a_training_state_of_an_earlier_version_is_named(shards, copy, capsys):
+    path = copy / "checkpoints" / "step-00000002" / "training_state.pt"
+    state = torch.load(path, weights_only=True)
+    del state["learning_rate"]
+    torch.save(state, path)
+    assert "cannot be resumed from (its weights can be used)" in error(words(shards, copy), capsys)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(shards, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Training on whole utterances: resumed bit for bit, and several processes with batches of different sizes."""
 
-import gc
 import itertools
 import os
 import subprocess
@@ -12,16 +11,17 @@ import torch
 from loader_fixtures import write_synthetic_shards
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.train import main
 from sqvae_speech.data.loader import UtteranceLoader
-from sqvae_speech.data.reader import batch_utterances
-from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
+from sqvae_speech.models.speech import SpeechModelConfig
 from sqvae_speech.quantization import QuantizerConfig
+from sqvae_speech.training.config import AutoencoderTrainingConfig
 from sqvae_speech.training.metrics_log import read_metrics
-from sqvae_speech.training.optimization import start_codebook_from_data
+from sqvae_speech.training.speech import SpeechTask
+from sqvae_speech.training.speech_config import DataConfig, SpeechTrainConfig
+from sqvae_speech.training.task import Place
 
 SMALL = "--model.channels 16 --model.decoder_hidden 8 --model.quantizer.codebook_size 16 --model.quantizer.dim 8"
 SHORT = "--training.log_interval 1 --training.valid_interval 4 --training.num_plots 0 --no-progress"
@@ -75,50 +75,42 @@ def test_remote_shards_train_as_local_ones(shards, tmp_path):
 
 def test_codes_start_at_latents_of_real_frames(shards):
     torch.manual_seed(0)
-    model = SpeechModel(SpeechModelConfig(16, 8, 8, quantizer=QuantizerConfig(codebook_size=16, dim=4)), 80, 4)
-    (batch,) = itertools.islice(UtteranceLoader(shards, batch_frames=250, seed=0), 1)
+    config = SpeechTrainConfig(
+        data=DataConfig(train=str(shards), batching="utterances", batch_frames=250),
+        model=SpeechModelConfig(16, 8, 8, quantizer=QuantizerConfig(codebook_size=16, dim=4)),
+        training=AutoencoderTrainingConfig(codebook_init="data"),
+    )
+    task = SpeechTask(config, Place())
+    (batch,) = itertools.islice(task.loader, 1)
     mel, lengths = nn.functional.pad(batch["mel"], (0, 200)), batch["lengths"]  # most of it is padding
+    task.loader = OneBatch({**batch, "mel": mel})
+    model = task.build_model()
     latents = model.latents(mel, lengths)[0].detach()
     real = torch.cat([row[: (length - 2) // 2] for row, length in zip(latents, lengths.tolist(), strict=True)])
-    start_codebook_from_data(model, [(mel, lengths)], torch.Generator().manual_seed(0))
+    task.initialize(model)
     codebook = model.quantizer.codebook.detach()
     assert (codebook[:, None] == real).all(dim=2).any(dim=1).all()
 
 
+class OneBatch:
+    """A loader of one batch, again and again."""
+
+    epoch = 0.0
+
+    def __init__(self, batch: dict):
+        self.batch = batch
+
+    def __iter__(self):
+        return itertools.repeat(self.batch)
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        assert state == {}
+
+
 # ---- several processes
-
-
-def small_model(likelihood: str) -> SpeechModel:
-    torch.manual_seed(0)
-    quantizer = QuantizerConfig(kind="vq", codebook_update="gradient", codebook_size=16, dim=8)  # without noise
-    model = SpeechModel(SpeechModelConfig(16, 8, 8, 0.0, likelihood, quantizer=quantizer), 80, 4)
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()  # whose statistics would be of each process' own batch (on GPUs they are synchronised)
-    return model
-
-
-def parts_of(shards: Path) -> list[dict]:
-    """Two batches of different numbers of utterances, and of different lengths."""
-    parts = list(batch_utterances(shards, 130))[:3:2]
-    assert len({len(part["lengths"]) for part in parts}) == 2
-    return parts
-
-
-def work(shards: str, folder: str) -> None:
-    rank = int(os.environ["RANK"])
-    torch.distributed.init_process_group("gloo")
-    batch = parts_of(Path(shards))[rank]
-    gradients = {}
-    for likelihood in ("arelbo", "gaussian"):
-        model = DistributedDataParallel(small_model(likelihood))
-        model(batch["mel"], batch["speaker"], batch["lengths"]).loss.backward()
-        gradients[likelihood] = {name: p.grad for name, p in model.module.named_parameters()}
-    torch.save(gradients, Path(folder) / f"{rank}.pt")
-    del model
-    gc.collect()
-    torch.distributed.destroy_process_group()
 
 
 def launch(*command: str) -> None:
@@ -127,25 +119,6 @@ def launch(*command: str) -> None:
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run([*start, *command], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-@pytest.mark.slow
-def test_gradients_of_uneven_batches_are_those_of_one_process_with_all_utterances(shards, tmp_path):
-    launch(__file__, str(shards), str(tmp_path))
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    one, other = parts_of(shards)
-    width = max(one["mel"].shape[2], other["mel"].shape[2])
-    mel = torch.cat([nn.functional.pad(part["mel"], (0, width - part["mel"].shape[2])) for part in (one, other)])
-    lengths, speaker = (torch.cat([one[name], other[name]]) for name in ("lengths", "speaker"))
-    for likelihood, gradients in first.items():
-        model = small_model(likelihood)
-        model(mel, speaker, lengths).loss.backward()
-        assert gradients.keys() == dict(model.named_parameters()).keys()
-        for name, parameter in model.named_parameters():
-            scale = float(parameter.grad.abs().max())
-            assert scale > 0 or name.startswith("encoder.blocks"), name
-            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5 * scale)
-            assert torch.equal(gradients[name], second[likelihood][name])
 
 
 @pytest.mark.slow
@@ -185,7 +158,3 @@ def test_a_run_on_crops_is_not_resumed_on_utterances(shards, tmp_path, capsys):
     assert main(words(shards, tmp_path, "--training.num_steps 1 --training.batch_size 2")) == 0
     assert run(main, words(shards, tmp_path, "--training.num_steps 2", WHOLE)) == 1
     assert "batching crops" in capsys.readouterr().err
-
-
-if __name__ == "__main__":
-    work(*sys.argv[1:])

@@ -20,10 +20,9 @@ def test_encode_then_units(world, tmp_path, capsys):
     assert main(["encode", *common, "--output", store, "--formats", "km,gslm,kaldi"]) == 0
     out = capsys.readouterr().out
     assert "6 utterances" in out
-    assert out.split()[-7:] == [
-        str(tmp_path / "units" / name)
-        for name in ("test.parquet", "test.km", "dict.km.txt", "test.ids", "test.gslm", "code_dict", "test.kaldi")
-    ]
+    kinds = {"km": ["test.ids", "dict.km.txt"], "gslm": ["code_dict"], "kaldi": ["units.txt"]}
+    exports = [name for kind, more in kinds.items() for name in (f"test.{kind}", *more, f"test.{kind}.json")]
+    assert out.split()[-11:] == [str(tmp_path / "units" / name) for name in ("test.parquet", *exports)]
     other = tmp_path / "other"
     assert main(["units", "convert", str(tmp_path / "units" / "test.gslm"), str(other / "test.kaldi")]) == 0
     assert (other / "test.kaldi").read_bytes() == (tmp_path / "units" / "test.kaldi").read_bytes()

@@ -39,7 +39,17 @@ def test_batches_give_what_single_utterances_give(world, monkeypatch, max_frames
 def test_shards_to_a_store_and_text_forms(world, tmp_path):
     output = tmp_path / "units" / "test.parquet"
     files = encode_shards(world.bundle, world.shards, output, formats=["km", "gslm", "kaldi"], progress=False)
-    names = {"test.parquet", "test.km", "test.ids", "dict.km.txt", "test.gslm", "code_dict", "test.kaldi"}
+    names = {
+        "test.parquet",
+        "test.km",
+        "test.ids",
+        "dict.km.txt",
+        "test.gslm",
+        "code_dict",
+        "test.kaldi",
+        "units.txt",
+    }
+    names |= {"test.km.json", "test.gslm.json", "test.kaldi.json"}
     assert {file.name for file in files} == names == {file.name for file in output.parent.iterdir()}
     store = read_units(output)
     assert store.ids == list(SECONDS)

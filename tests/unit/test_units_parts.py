@@ -14,13 +14,14 @@ from units_world import SECONDS, make_world, voice
 
 from sqvae_speech.bin.main import main
 from sqvae_speech.data.kaldi import DataDir, Utterance
+from sqvae_speech.data.shard_folder import Bad
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.inference import for_inference
 from sqvae_speech.models.wavs import WavReader
 from sqvae_speech.units import extract_wavs
 from sqvae_speech.units.extract import encode_shards
 from sqvae_speech.units.extract_wavs import encode_data_dir
-from sqvae_speech.units.parts import Bad, PartUnits, Processes, divide, encode_in_parts
+from sqvae_speech.units.parts import PartUnits, Processes, divide, encode_in_parts
 from sqvae_speech.units.sequences import UtteranceUnits
 from sqvae_speech.units.store import UnitStoreMeta, read_units
 
@@ -228,9 +229,10 @@ def test_two_processes_write_what_one_writes(world, tmp_path, capsys, source):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("6 utterances") == 1
     assert "process 1 of 2" in done.stderr
-    for name in ("u.parquet", "u.km", "u.ids", "dict.km.txt"):
+    names = {"u.parquet", "u.km", "u.ids", "dict.km.txt", "u.km.json"}
+    for name in names:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
-    assert {path.name for path in (tmp_path / "2").iterdir()} == {"u.parquet", "u.km", "u.ids", "dict.km.txt"}
+    assert {path.name for path in (tmp_path / "2").iterdir()} == names
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from sqvae_speech.units.statistics import (
     code_counts,
     entropy_bits,
     perplexity,
+    summary,
     unit_durations,
     unit_statistics,
     usage,
@@ -114,3 +115,26 @@ def test_what_cannot_be_known_is_none():
     assert lost.durations is lost.bitrate is None
     with pytest.raises(UserError, match="no units in 1 utterances"):
         unit_statistics(store_of([UtteranceUnits("u", np.zeros((1, 0), int))], UnitStoreMeta(6)))
+
+
+def test_units_of_more_codes_than_a_number_holds():
+    rows = random_units(num_codebooks=8, codebook_size=512, count=3)
+    rows.append(UtteranceUnits("again", rows[0].codes, num_frames=9))
+    columns = Counter(tuple(column) for row in rows for column in row.codes.T.tolist())
+    found = unit_statistics(store_of(rows, UnitStoreMeta(512, 8, frame_rate=50.0)))
+    assert found.entropy == pytest.approx(entropy(list(columns.values()), base=2), rel=1e-12)
+
+
+def test_what_optional_columns_say():
+    f0 = [np.array([100.0, 0, 200]), np.array([0.0])]
+    entropy_of = [np.array([[0.1, 0.2, 0.3]]), np.array([[0.8]])]
+    rows = [
+        UtteranceUnits(f"u{n}", np.zeros((1, len(f)), int), f0=f, entropy=e)
+        for n, (f, e) in enumerate(zip(f0, entropy_of, strict=True))
+    ]
+    found = unit_statistics(store_of(rows, UnitStoreMeta(4, f0={"method": "pyin"}, entropy=True)))
+    assert (found.posterior_entropy, found.voiced) == (pytest.approx(1.4 / 4), 0.5)
+    assert found.f0_mean == 150
+    assert "posterior entropy 0.350 nats on average\n50.0% of units voiced, F0 150.0 Hz" in summary(found)
+    without = unit_statistics(store_of(random_units(), UnitStoreMeta(6)))
+    assert (without.posterior_entropy, without.voiced, without.f0_mean) == (None, None, None)

@@ -7,15 +7,9 @@ import pytest
 
 from sqvae_speech.errors import UserError
 from sqvae_speech.units import store as store_module
+from sqvae_speech.units.meta import UnitStoreMeta, require_same_codebook, with_frame_rate
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate, expand, run_lengths
-from sqvae_speech.units.store import (
-    UnitStoreMeta,
-    read_units,
-    require_same_codebook,
-    store_of,
-    with_frame_rate,
-    write_units,
-)
+from sqvae_speech.units.store import read_units, store_of, write_units
 
 META = UnitStoreMeta(codebook_size=512, frame_rate=50.0, mel_spec={"name": "sqvae16k"}, checkpoint="abc")
 

@@ -1,18 +1,7 @@
 """Corpora: each ``prepare_<name>`` turns recordings on disk into Kaldi data directories, one a split."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from sqvae_speech.data.corpora import folder, fsdd, kaldi, lhotse, librispeech, ljspeech, mini, vctk, zerospeech2019
-from sqvae_speech.data.corpora.common import Preparation
-
-
-class Corpus(NamedTuple):
-    """A corpus that the project knows: how to prepare it, and what ``corpus`` has to be."""
-
-    prepare: Callable[..., Preparation]
-    what: str
-
+from sqvae_speech.data.preparation import Corpus
 
 CORPORA = {
     "folder": Corpus(folder.prepare_folder, folder.WHAT),

@@ -1,60 +1,30 @@
-"""What the corpora share: the report of what became of every recording, dividing, and writing the splits."""
+"""What the corpora of speech share: the report, dividing, and writing the splits."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqvae_speech.audio.wav import wav_info
-from sqvae_speech.data.files import write_text
 from sqvae_speech.data.kaldi import DataDir, Utterance
+from sqvae_speech.data.preparation import BasePreparation, LeftOut, examples, write_left_out
 from sqvae_speech.data.split_list import NAME, Division, divide_by_list, write_split_list
 from sqvae_speech.data.splits import SPLITS, Item, split_by_sentence, split_by_speaker
-from sqvae_speech.data.tables import format_table
 from sqvae_speech.errors import UserError
 
 TESTS = ("utterances", "speakers")
 HEADINGS = ("split", "utterances", "speakers", "hours", "shortest s", "longest s")
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A recording that is not in any split.
-
-    Attributes:
-        name: path inside the corpus.
-        reason: why.
-        damaged: True for a recording that should be usable and is not (counts against ``max_bad``), False for one
-            that the corpus' rules leave out.
-    """
-
-    name: str
-    reason: str
-    damaged: bool = False
-
-
-@dataclass
-class Preparation:
+class Preparation(BasePreparation[DataDir]):
     """What a corpus gave: its splits, and everything it left out with the reason."""
 
-    splits: dict[str, DataDir]
-    left_out: list[LeftOut] = field(default_factory=list)
+    noun = "recording"
+    headings = HEADINGS
 
-    def summary(self) -> str:
-        """Return a table of the splits, and what was left out: how many recordings for each reason."""
+    def rows(self) -> list[list[str]]:
         rows = [_row(split, data) for split, data in self.splits.items()]
         if len(rows) > 1:
             rows.append(_row("all", [utterance for data in self.splits.values() for utterance in data]))
-        lines = [format_table(HEADINGS, rows)]
-        ruled = Counter(item.reason for item in self.left_out if not item.damaged)
-        damaged = [item for item in self.left_out if item.damaged]
-        if self.left_out:
-            lines += ["", f"left out: {len(self.left_out)} recording{'s' if len(self.left_out) > 1 else ''}"]
-        width = len(str(max([*ruled.values(), 1])))
-        for reason, count in sorted(ruled.items(), key=lambda item: (-item[1], item[0])):
-            lines.append(f"  {count:>{width}}  {reason}")
-        lines += [f"  {1:>{width}}  damaged: {item.reason}" for item in damaged]
-        return "\n".join(lines)
+        return rows
 
 
 def _row(split: str, utterances: Iterable[Utterance]) -> list[str]:
@@ -65,16 +35,6 @@ def _row(split: str, utterances: Iterable[Utterance]) -> list[str]:
         return [split, str(len(utterances)), str(speakers), "unknown", "", ""]
     hours, shortest, longest = sum(seconds) / 3600, min(seconds), max(seconds)
     return [split, str(len(utterances)), str(speakers), f"{hours:.3f}", f"{shortest:.2f}", f"{longest:.2f}"]
-
-
-def existing_corpus(corpus: str | Path, what: str, folder_only: bool = True) -> Path:
-    """Return the corpus' path, or raise :class:`UserError` naming it and what should be there."""
-    path = Path(corpus).expanduser()
-    if not path.exists():
-        raise UserError(f"corpus {path} does not exist; --corpus takes {what}")
-    if folder_only and not path.is_dir():
-        raise UserError(f"corpus {path} is a file; --corpus takes {what}")
-    return path
 
 
 def duration_of(path: Path, name: str, left_out: list[LeftOut]) -> float | None:
@@ -145,25 +105,6 @@ def check_test(test: str, legal: Iterable[str]) -> None:
         raise UserError(f"unknown kind of test set {test!r}; legal are {', '.join(legal)} (--test)")
 
 
-def entries_of(path: Path) -> str:
-    """Return the first names in a folder, for a message that says what was found instead."""
-    return ", ".join(sorted(child.name for child in path.iterdir())[:6]) or "nothing"
-
-
-def refuse_damage(left_out: list[LeftOut], max_bad: int) -> None:
-    """Raise :class:`UserError` with the first reasons when more than ``max_bad`` recordings are damaged."""
-    if max_bad < 0:
-        raise UserError(f"max_bad {max_bad}; legal is 0 or more (--max-bad)")
-    damaged = [item for item in left_out if item.damaged]
-    if len(damaged) > max_bad:
-        reasons = "\n".join(f"  {item.reason}" for item in damaged[:10])
-        more = f"\n  ... and {len(damaged) - 10} more" if len(damaged) > 10 else ""
-        raise UserError(
-            f"recordings that cannot be used: {len(damaged)}, at most {max_bad} may be (--max-bad):\n{reasons}{more}"
-            f"\nRepair or remove them, or pass --max-bad {len(damaged)} to go on without them"
-        )
-
-
 def write_splits(
     utterances: Mapping[str, list[Utterance]], left_out: list[LeftOut], output: str | Path, division: Division
 ) -> Preparation:
@@ -187,22 +128,12 @@ def write_splits(
         left_out = [*left_out, *(LeftOut(item.utterance_id, "left out by the split list") for item in none)]
     splits = {split: DataDir(items) for split, items in utterances.items() if items}
     if "train" not in splits:
-        raise UserError("the corpus has no recording that can be trained on" + _examples(left_out))
+        raise UserError("the corpus has no recording that can be trained on" + examples(left_out))
     for split in SPLITS:
         if split in splits:
             splits[split].write(output / split)
         else:
             DataDir.clear(output / split)
     write_split_list(output / NAME, splits, division)
-    write_text(output / "left_out.txt", "".join(f"{item.name}\t{item.reason}\n" for item in sorted_left(left_out)))
+    write_left_out(output, left_out)
     return Preparation(splits, left_out)
-
-
-def sorted_left(left_out: list[LeftOut]) -> list[LeftOut]:
-    """Return what was left out in the order of the names."""
-    return sorted(left_out, key=lambda item: item.name)
-
-
-def _examples(left_out: list[LeftOut]) -> str:
-    examples = "; ".join(f"{item.name}: {item.reason}" for item in sorted_left(left_out)[:3])
-    return f" ({len(left_out)} left out: {examples})" if examples else ""

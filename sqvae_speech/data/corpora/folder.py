@@ -6,19 +6,11 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from sqvae_speech.data.corpora.common import (
-    Division,
-    LeftOut,
-    Preparation,
-    divide,
-    duration_of,
-    existing_corpus,
-    refuse_damage,
-    write_splits,
-)
+from sqvae_speech.data.corpora.common import Division, Preparation, divide, duration_of, write_splits
 from sqvae_speech.data.files import read_text
 from sqvae_speech.data.ids import escape_id, speaker_first
 from sqvae_speech.data.kaldi import Utterance
+from sqvae_speech.data.preparation import LeftOut, existing_corpus, refuse_damage
 from sqvae_speech.errors import UserError
 
 WHAT = "a folder of recordings in any format that soundfile reads (wav, flac, ogg, mp3, ...), at any depth"

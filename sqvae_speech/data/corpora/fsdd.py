@@ -19,16 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from sqvae_speech.audio.wav import read_wav, write_wav
-from sqvae_speech.data.corpora.common import (
-    Division,
-    LeftOut,
-    Preparation,
-    existing_corpus,
-    refuse_damage,
-    write_splits,
-)
+from sqvae_speech.data.corpora.common import Division, Preparation, write_splits
 from sqvae_speech.data.ids import check_id
 from sqvae_speech.data.kaldi import Interval, Utterance
+from sqvae_speech.data.preparation import LeftOut, existing_corpus, refuse_damage
 from sqvae_speech.errors import UserError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

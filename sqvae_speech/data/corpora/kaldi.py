@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from sqvae_speech.data.corpora.common import Division, Preparation, divide, entries_of, existing_corpus, write_splits
+from sqvae_speech.data.corpora.common import Division, Preparation, divide, write_splits
 from sqvae_speech.data.kaldi import DataDir, Utterance
+from sqvae_speech.data.preparation import entries_of, existing_corpus
 from sqvae_speech.data.splits import SPLITS
 from sqvae_speech.errors import UserError
 

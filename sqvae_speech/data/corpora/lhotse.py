@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqvae_speech.data.corpora.common import Division, LeftOut, Preparation, divide, existing_corpus, write_splits
+from sqvae_speech.data.corpora.common import Division, Preparation, divide, write_splits
 from sqvae_speech.data.ids import escape_id, speaker_first
 from sqvae_speech.data.kaldi import Utterance
+from sqvae_speech.data.preparation import LeftOut, existing_corpus
 from sqvae_speech.errors import UserError
 
 WHAT = "cuts of Lhotse (*.jsonl or *.jsonl.gz), or a folder with one *recordings*.jsonl[.gz] and its *supervisions*"

@@ -14,19 +14,16 @@ from tqdm import tqdm
 from sqvae_speech.data.corpora import common
 from sqvae_speech.data.corpora.common import (
     Division,
-    LeftOut,
     Preparation,
     check_test,
     divide,
     divide_rest,
     duration_of,
-    entries_of,
-    existing_corpus,
-    refuse_damage,
     write_splits,
 )
 from sqvae_speech.data.files import read_text, write_text
 from sqvae_speech.data.kaldi import Utterance
+from sqvae_speech.data.preparation import LeftOut, entries_of, existing_corpus, refuse_damage
 from sqvae_speech.errors import UserError
 
 SUBSETS = (

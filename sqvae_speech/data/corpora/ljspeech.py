@@ -7,19 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sqvae_speech.data.corpora.common import (
-    Division,
-    LeftOut,
-    Preparation,
-    divide,
-    duration_of,
-    entries_of,
-    existing_corpus,
-    refuse_damage,
-    write_splits,
-)
+from sqvae_speech.data.corpora.common import Division, Preparation, divide, duration_of, write_splits
 from sqvae_speech.data.files import read_text
 from sqvae_speech.data.kaldi import Utterance
+from sqvae_speech.data.preparation import LeftOut, entries_of, existing_corpus, refuse_damage
 from sqvae_speech.errors import UserError
 
 SPEAKER = "LJ"

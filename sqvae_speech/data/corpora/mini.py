@@ -4,10 +4,11 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from sqvae_speech.data.corpora.common import Preparation, existing_corpus
+from sqvae_speech.data.corpora.common import Preparation
 from sqvae_speech.data.corpora.vctk import prepare_vctk
 from sqvae_speech.data.files import read_text
 from sqvae_speech.data.kaldi import Interval
+from sqvae_speech.data.preparation import existing_corpus
 from sqvae_speech.errors import UserError
 
 WHAT = "the folder that egs/mini/run.sh makes: VCTK's layout with a file `ali` beside `txt/`"

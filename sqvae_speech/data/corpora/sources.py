@@ -1,4 +1,4 @@
-"""Where the corpora are published: addresses, checksums, licences; and fetching them once.
+"""Where the corpora of speech are published: addresses, checksums, licences.
 
 Checksums and sizes are those that two public packages agree on, torchaudio (``torchaudio/datasets``) and TensorFlow
 Datasets (``checksums.tsv``); LibriSpeech's are torchaudio's, its sizes those of Kaldi's recipe
@@ -6,17 +6,8 @@ Datasets (``checksums.tsv``); LibriSpeech's are torchaudio's, its sizes those of
 when it is unpacked.
 """
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from sqvae_speech.data.download import Archive, fetch
-from sqvae_speech.data.files import write_text
-from sqvae_speech.data.unpack import unfinished, unpack
-from sqvae_speech.errors import UserError
-
-logger = logging.getLogger(__name__)
+from sqvae_speech.data.corpus_sources import Source
+from sqvae_speech.data.download import Archive
 
 CC_BY = "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/"
 OPENSLR = "https://www.openslr.org/resources/12"
@@ -30,28 +21,6 @@ LIBRISPEECH = {
     "test-clean": (346663984, "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23"),
     "test-other": (328757843, "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29"),
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a corpus is published.
-
-    Attributes:
-        page: the web page about it.
-        licence: its licence, in words.
-        archives: part of the corpus -> its archive; a corpus that is one archive has one part, ``""``.
-        there: part -> folders of which one, below the download folder, shows that the corpus is there.
-        top: name of the folder that is in the archives: given as the download folder, the one above it is meant.
-        by_hand: part -> why it cannot be fetched and what to do, for parts that are not public.
-    """
-
-    page: str
-    licence: str
-    archives: Mapping[str, Archive]
-    there: Mapping[str, Sequence[str]]
-    top: str = ""
-    by_hand: Mapping[str, str] = field(default_factory=dict)
-
 
 SOURCES: dict[str, Source] = {
     "vctk": Source(
@@ -108,57 +77,3 @@ SOURCES: dict[str, Source] = {
         },
     ),
 }
-
-
-def download_corpus(name: str, folder: str | Path, parts: Sequence[str] = (), *, progress: bool = True) -> None:
-    """Fetch a corpus (or parts of it) into ``folder`` and unpack it there, unless that is done.
-
-    The archives are kept, for they are what was checked; ``.<archive>.done`` says that one has been unpacked.
-
-    Args:
-        name: the corpus.
-        folder: where archives and corpus go.
-        parts: of :attr:`Source.archives`; all by default.
-        progress: show progress bars.
-
-    Raises:
-        UserError: the corpus, or a part of it, has no public address; what :func:`fetch` and :func:`unpack` raise.
-    """
-    if name not in SOURCES:
-        raise UserError(
-            f"--download: {name} has no public address. Corpora that can be fetched: {', '.join(SOURCES)}"
-        )
-    source, folder = SOURCES[name], Path(folder).expanduser().absolute()
-    if folder.is_file():
-        raise UserError(f"--download: {folder} is a file; --corpus takes the folder to download to")
-    if folder.name == source.top:
-        folder = folder.parent
-    for part in parts or source.archives:
-        if any((folder / path).exists() for path in source.there.get(part, ())) and not _halfway(
-            source, part, folder
-        ):
-            logger.info("%s: there already, nothing to fetch", f"{folder} ({part})" if part else folder)
-            continue
-        if part in source.by_hand:
-            raise UserError(f"--download: {name} {part} cannot be fetched: {source.by_hand[part]} (into {folder})")
-        if part not in source.archives:
-            raise UserError(f"--download: {name} has no part {part!r}; there are {', '.join(source.archives)}")
-        archive = source.archives[part]
-        logger.info("%s; licence: %s; %s", archive.url, source.licence, source.page)
-        path = fetch(archive, folder, page=source.page, progress=progress)
-        into = folder / archive.into
-        unpack(path, into, progress=progress)
-        write_text(_done(archive, folder), f"{archive.url}\n{archive.sha256 or 'no checksum is published'}\n")
-        logger.info("%s is unpacked in %s; it may be removed", path, into)
-
-
-def _done(archive: Archive, folder: Path) -> Path:
-    return folder / f".{archive.name}.done"
-
-
-def _halfway(source: Source, part: str, folder: Path) -> bool:
-    """Whether the unpacking of a part was interrupted while it was being moved to its place."""
-    archive = source.archives.get(part)
-    if archive is None or _done(archive, folder).exists():
-        return False
-    return unfinished(folder / archive.name, folder / archive.into).exists()

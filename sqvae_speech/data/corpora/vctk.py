@@ -18,19 +18,16 @@ from sqvae_speech.data.corpora import known_bad
 from sqvae_speech.data.corpora.common import (
     TESTS,
     Division,
-    LeftOut,
     Preparation,
     check_test,
     divide,
     duration_of,
-    entries_of,
-    existing_corpus,
-    refuse_damage,
     write_splits,
 )
 from sqvae_speech.data.files import read_text
 from sqvae_speech.data.ids import check_id
 from sqvae_speech.data.kaldi import Interval, Utterance
+from sqvae_speech.data.preparation import LeftOut, entries_of, existing_corpus, refuse_damage
 from sqvae_speech.errors import UserError
 
 MICS = ("mic1", "mic2")

@@ -21,21 +21,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sqvae_speech.data.corpora.common import (
-    Division,
-    LeftOut,
-    Preparation,
-    check_test,
-    divide_rest,
-    duration_of,
-    entries_of,
-    existing_corpus,
-    refuse_damage,
-    write_splits,
-)
+from sqvae_speech.data.corpora.common import Division, Preparation, check_test, divide_rest, duration_of, write_splits
 from sqvae_speech.data.corpora.recording_lists import read_recording_list
 from sqvae_speech.data.files import read_text, write_text
 from sqvae_speech.data.kaldi import Utterance
+from sqvae_speech.data.preparation import LeftOut, entries_of, existing_corpus, refuse_damage
 from sqvae_speech.errors import UserError
 
 WHAT = "the folder of ZeroSpeech 2019 that has `english/` with `train/unit/` and `train/voice/` in it"
