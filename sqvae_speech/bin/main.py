@@ -20,6 +20,7 @@ VERBS = {
     "runs": ("sqvae_speech.bin.runs", "list and compare training runs"),
     "sweep": ("sqvae_speech.bin.sweep", "train over a grid or a random sample of configurations"),
     "encode": ("sqvae_speech.bin.encode", "recordings, data directories, shards or a live stream to discrete units"),
+    "export": ("sqvae_speech.bin.export", "a tokenizer as an ONNX file, a compiled package, or a folder to share"),
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
     "lm": ("sqvae_speech.bin.lm", "score a language model over units, and draw speech or images from it"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
