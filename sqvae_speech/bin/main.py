@@ -20,6 +20,10 @@ VERBS = {
     "encode": ("sqvae_speech.bin.encode", "recordings, data directories, shards or a live stream to discrete units"),
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
+    "evaluate": (
+        "sqvae_speech.bin.evaluate",
+        "what representations are worth: ABX, unit to phone, probes, bitrate; features and codebook of a model",
+    ),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }
 

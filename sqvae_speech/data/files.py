@@ -1,11 +1,13 @@
 """Writing files beside their name, so that a name always stands for a whole file."""
 
 import contextlib
+import json
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sqvae_speech.errors import UserError
 
@@ -45,3 +47,14 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} does not exist") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}: {error.reason}); convert it with iconv") from None
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one a line, up to the first line that is not whole: a crash may cut the last."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -71,6 +71,15 @@ class Utterance:
         return self.wav.rstrip().endswith("|")
 
 
+def clip_intervals(intervals: Iterable[Interval], onset: float, offset: float) -> list[Interval]:
+    """Return what of the intervals lies in a part of the utterance, with times from the part's beginning."""
+    cut = (
+        Interval(max(interval.onset, onset) - onset, min(interval.offset, offset) - onset, interval.label)
+        for interval in intervals
+    )
+    return [Interval(round(start, 6), round(end, 6), label) for start, end, label in cut if end - start > 1e-6]
+
+
 class Line(NamedTuple):
     """A line of a table: where it stands (``file:number``), its first column, and the rest."""
 
