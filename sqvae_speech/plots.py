@@ -260,7 +260,7 @@ def plot_map(
     areas = np.full(len(points), 40.0)
     if sizes is not None and len(points):
         weights = _array(sizes).astype(np.float64)
-        areas = 8.0 + 160.0 * weights / max(float(weights.max()), 1e-12)
+        areas = 8.0 + 160.0 * weights / np.maximum(np.max(weights), 1e-12)
     names = list(labels) if labels is not None else [""] * len(points)
     kinds = {name: number for number, name in enumerate(dict.fromkeys(sorted(names)))}
     figure = _figure(9.0, 7.5)

@@ -54,7 +54,7 @@ def _features_parser() -> ArgumentParser:
         "--form",
         required=True,
         metavar="FORM",
-        help=f"one of {', '.join(FORMS)}: text of ZeroSpeech 2017 (with times), 2019, 2021, or matrices (Libri-Light)",
+        help=f"one of {', '.join(FORMS)}: text of ZeroSpeech 2017 (with times), 2019 or 2021; matrices (Libri-Light)",
     )
     options.add_argument("--rate", type=float, metavar="HZ", help="of matrices and zs2021 (default: the frames' own)")
     return options
@@ -63,8 +63,8 @@ def _features_parser() -> ArgumentParser:
 def _codebook_parser() -> ArgumentParser:
     options = ArgumentParser(
         prog="sqvae-speech evaluate codebook",
-        description="Use of the codes over time and on a set, dead codes, certainty, a map of the codes by phone, their "
-        "neighbours, and the mean mel and sound of those used most.",
+        description="Use of the codes over time and on a set, dead codes, certainty, a map of the codes by phone, "
+        "their neighbours, and the mean mel and sound of those used most.",
     )
     _source_options(options)
     options.add_argument("--output", required=True, metavar="DIR", help="folder to write to")

@@ -50,7 +50,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file with one a line, up to the first line that is not whole: a crash may cut the last."""
+    """Return the objects of a file with one a line, but for a last line that a crash has cut off."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -3,8 +3,8 @@
 Of A and X, two intervals with the same label, and B, one with another label: how often is X nearer to B than to A?
 Intervals are aligned by dynamic time warping, whose cost is divided by the length of its path. The error, 0 to 1 with
 chance at 0.5, is a mean over contexts, then over speakers, then over ordered pairs of labels, so that frequent phones
-and talkative speakers weigh no more than others. Speaker ``within``: all three by one; ``across``: A and B by one, X by
-another. Context ``within``: all three between the same neighbours; ``any``: between any.
+and talkative speakers weigh no more than others. Speaker ``within``: all three by one; ``across``: A and B by one, X
+by another. Context ``within``: all three between the same neighbours; ``any``: between any.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ MAX_X_ACROSS = 5
 def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
     """The share of codebooks in which units differ: (n, S, N) and (m, T, N) -> (n, m, S, T).
 
-    With one codebook it is 0 or 1, and ABX is the same as with the angle between one-hot vectors, without making them.
+    With one codebook it is 0 or 1, and ABX is what the angle between one-hot vectors gives, without making them.
     """
     differs = torch.zeros(a.shape[0], b.shape[0], a.shape[1], b.shape[1], device=a.device)
     for book in range(a.shape[2]):  # one at a time: memory does not grow with the number of codebooks
@@ -47,7 +47,7 @@ DISTANCES: dict[str, str | Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class AbxCondition:
-    """Whether A, B and X share the speaker and the context: ``within``, or ``across`` speakers and ``any`` context."""
+    """Whether A, B and X share speaker and context: ``within``, or ``across`` speakers and ``any`` context."""
 
     speaker: str = "within"
     context: str = "within"
@@ -106,7 +106,7 @@ class AbxData:
         device: to compute distances on.
 
     Raises:
-        UserError: no fastabx; an item of an utterance that has no frames; no items at all; values that are not finite.
+        UserError: no fastabx; an item of an utterance that has no frames; no items at all; values not finite.
     """
 
     def __init__(
@@ -125,8 +125,8 @@ class AbxData:
             )
         if missing := {item.utterance_id for item in items} - set(sequences):
             raise UserError(
-                f"ABX: items of {len(missing)} utterances that have no frames, such as {min(missing)!r}; the names in "
-                "the item file have to be the utterance ids of the shards, and utterances long enough for a unit"
+                f"ABX: items of {len(missing)} utterances that have no frames, such as {min(missing)!r}; names in an "
+                "item file have to be utterance ids of the shards, and the utterances long enough for a unit"
             )
         self.kind = kind
         self.distance = DISTANCES[kind] if distance is None else distance
@@ -185,7 +185,7 @@ class AbxData:
         )
 
     def _dataset(self, chosen: list[int]) -> Any:
-        """fastabx's view of some of the items."""
+        """Some of the items as fastabx takes them."""
         fastabx = require_fastabx()
         import polars
 

@@ -22,8 +22,8 @@ class BoundaryScores:
         recall: share of the true ones that are found.
         f1: their harmonic mean.
         over_segmentation: how many more were found than there are, recall / precision - 1.
-        r_value: 1 for a perfect segmentation; unlike F1, not raised by finding boundaries everywhere (Räsänen, Laine and
-            Altosaar, Interspeech 2009, equations 5 to 7). Can be negative.
+        r_value: 1 for a perfect segmentation; unlike F1, not raised by finding boundaries everywhere (Räsänen, Laine
+            and Altosaar, Interspeech 2009, equations 5 to 7). Can be negative.
         found, true, hits: counts.
         tolerance: s.
     """
@@ -58,7 +58,8 @@ def count_hits(found: np.ndarray, true: np.ndarray, tolerance: float) -> int:
     """The most pairs of a found and a true boundary that are not further apart, each in one pair at most.
 
     Args:
-        found, true: s, rising.
+        found: s, rising.
+        true: s, rising.
         tolerance: s, inclusive.
     """
     hits = i = j = 0

@@ -37,13 +37,13 @@ def usage_over_time(exp_dir: str | os.PathLike) -> dict[str, tuple[list[int], li
 def code_wavs(
     report: CodebookReport, codes: Iterable[int], vocoder: Vocoder, repeats: int = 3
 ) -> dict[int, tuple[np.ndarray, int]]:
-    """What codes sound like: their mean mels, in context, vocoded, each ``repeats`` times with its edges held between.
+    """What codes sound like: their mean mels, in context, vocoded.
 
     Args:
         report: of the model.
         codes: which; those that are never used are left out.
         vocoder: of the model's MelSpec.
-        repeats: a single one of 0.2 s is hard to hear.
+        repeats: how often each is heard; a single one of 0.2 s says little.
 
     Returns:
         code -> (samples float32, sample rate).
@@ -78,7 +78,7 @@ def write_codebook_report(
             labels=[label for label, one in zip(labels, used, strict=True) if one],
             sizes=report.counts[used],
             others=report.positions[~used],
-            title=f"codes by their most frequent phone; {report.explained:.0%} of the variance; crosses are dead codes",
+            title=f"codes by their most frequent phone, dead ones as crosses; {report.explained:.0%} of the variance",
         )
     )
     edges = np.linspace(0.0, np.log(len(report.counts)), len(report.entropy_histogram) + 1)

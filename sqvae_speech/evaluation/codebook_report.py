@@ -1,6 +1,5 @@
 """A codebook looked at from all sides: what is used, how surely, for which phones, and what lies near what."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +26,8 @@ class CodebookReport:
         counts: (K,) int64, uses of each code.
         posterior_entropy: (K,) float64, mean entropy in nats of the posterior at a code's uses; nan where unused.
         entropy_histogram: (bins,) counts of the entropies of all posteriors, from 0 to log K.
-        scale: means over the set of what the quantizer says of its noise: ``variance`` (σ²) and ``relative_variance`` of
-            Gaussian kinds, ``kappa`` of von Mises-Fisher; empty for VQ.
+        scale: means over the set of what the quantizer says of its noise: ``variance`` (σ²) and
+            ``relative_variance`` of Gaussian kinds, ``kappa`` of von Mises-Fisher; empty for VQ.
         positions: (K, 2) float64, the codes on the plane through which they vary most (principal components).
         explained: share of the codes' variance that lies in this plane.
         phones: labels of ``phone_counts``.
@@ -207,7 +206,7 @@ def _vectors(model: Any, codebook: int) -> np.ndarray:
 def _scale(source: ModelSource, utterances: Iterable[UtteranceMel]) -> dict[str, float]:
     """Means over units of the quantizer's own metrics of its noise."""
     model = source.bundle.model
-    sums: Counter[str] = Counter()
+    sums: dict[str, float] = {"units": 0.0}
 
     def measure(batch: MelBatch) -> list[None]:
         z, log_var = model.latents(batch.mel, batch.lengths)
@@ -216,7 +215,7 @@ def _scale(source: ModelSource, utterances: Iterable[UtteranceMel]) -> dict[str,
         metrics = model.quantizer(z, log_var, mask=mask).metrics
         for name in ("variance", "relative_variance", "kappa"):
             if name in metrics:
-                sums[name] += float(metrics[name]) * int(lengths.sum())
+                sums[name] = sums.get(name, 0.0) + float(metrics[name]) * int(lengths.sum())
         sums["units"] += int(lengths.sum())
         return [None] * len(batch.utterances)
 

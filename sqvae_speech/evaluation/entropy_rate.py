@@ -32,8 +32,8 @@ def entropy_rates(codes: Iterable[np.ndarray], max_order: int = 3) -> list[Entro
     """N-gram entropies for n = 1 to ``max_order``, fewer where no utterance is as long.
 
     Args:
-        codes: (N, T) int64 of each utterance; with several codebooks a unit is the column of its codes. N-grams do not
-            cross from one utterance to the next.
+        codes: (N, T) int64 of each utterance; with several codebooks a unit is the column of its codes. N-grams do
+            not cross from one utterance to the next.
         max_order: at least 1.
 
     Raises:

@@ -1,4 +1,4 @@
-"""All that says what a representation is worth, in one pass over a set: ABX, unit to phone, probes, bitrate, error."""
+"""All that says what a representation is worth: ABX, unit to phone, boundaries, probes, bitrate, error."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -14,11 +14,23 @@ from sqvae_speech.plots import plot_confusion
 
 _SPANS = {"phone": "phone", "triphone": "triphone", "word": "word", "item": "items"}
 _CONDITIONS = {
-    "within_within": "within speaker",
-    "across_within": "across speakers",
+    "within_within": "within speaker, same context",
+    "across_within": "across speakers, same context",
     "within_any": "within speaker, any context",
     "across_any": "across speakers, any context",
 }
+_REPRESENTATION_NOTE = (
+    "ABX: error in %, 50 is chance, with the number of triplets where they are fewer than 1000; same context: "
+    "between the same neighbours. bit/s: frames a second times the entropy of different frames (ZeroSpeech 2019). "
+    "Probes: accuracy of a linear classifier in %, and that of always naming the most frequent label; speakers are "
+    "told apart on utterances that were not trained on, phones and words on speakers that were not."
+)
+_UNIT_NOTE = (
+    "PNMI: share of the uncertainty about the phone that the unit takes away. Purities: accuracy of the most "
+    "frequent phone of each unit, and of the most frequent unit of each phone. Boundaries: where units change, "
+    "against where phones do. Bits given the unit before, and the two before: by the frequencies of this set, too "
+    "low where contexts are rare. Error: mean squared error of the decoded log-mel in dB²."
+)
 Column = tuple[str, Callable[[dict[str, Any]], str]]
 
 
@@ -38,20 +50,9 @@ def markdown(values: Sequence[dict[str, Any]]) -> str:
             columns.append((f"ABX {what}, {how}", _abx_cell(span, condition)))
     columns += [(f"{target} probe", _probe_cell(target)) for target in ("speaker", "phone", "word")]
     text = "## Representations\n\n" + _table(columns, rows)
-    text += (
-        "\nABX: error in %, 50 is chance, with the number of triplets where they are fewer than 1000. bit/s: frames a "
-        "second times the entropy of different frames (ZeroSpeech 2019). Probes: accuracy of a linear classifier in %, "
-        "and that of always naming the most frequent label; speakers are told apart on utterances that were not "
-        "trained on, phones and words on speakers that were not.\n"
-    )
+    text += f"\n{_REPRESENTATION_NOTE}\n"
     if units := [one for one in values if one["units"]]:
-        text += "\n## Units\n\n" + _table(_UNIT_COLUMNS, units)
-        text += (
-            "\nPNMI: share of the uncertainty about the phone that the unit takes away. Purities: accuracy of the most "
-            "frequent phone of each unit, and of the most frequent unit of each phone. Boundaries: where units change, "
-            "against where phones do. Bits given the unit before, and the two before: by the frequencies of this set, "
-            "too low where contexts are rare. Error: mean squared error of the decoded log-mel in dB².\n"
-        )
+        text += f"\n## Units\n\n{_table(_UNIT_COLUMNS, units)}\n{_UNIT_NOTE}\n"
     sets = "; ".join(dict.fromkeys(", ".join(one["shards"]) for one in values))
     first = values[0]
     return (
@@ -144,7 +145,8 @@ def write_evidence(path: str | os.PathLike, evidence: Evidence, plots: str | os.
     if plots is not None and (joint := evidence.joint) is not None:
         order, _ = by_dominant_phone(joint)
         shares = joint.counts / joint.counts.sum(axis=0)
-        title = f"{evidence.values['name']}: phones at each unit, PNMI {evidence.values['units']['unit_phone']['pnmi']:.3f}"
+        pnmi = evidence.values["units"]["unit_phone"]["pnmi"]
+        title = f"{evidence.values['name']}: phones at each unit, PNMI {pnmi:.3f}"
         picture = Path(plots) / f"{path.stem}_unit_phone.png"
         xlabel = "units that occur, by their most frequent phone"
         files.append(plot_confusion(picture, shares[:, order], joint.phones, title=title, xlabel=xlabel))

@@ -74,7 +74,7 @@ class FrameSequence:
         return slice(first, last)
 
     def phone_numbers(self, phones: dict[str, int]) -> np.ndarray:
-        """(T,) int64, the number that ``phones`` gives the phone at the middle of each frame; -1 where there is none."""
+        """(T,) int64, the number that ``phones`` gives the phone at each frame's middle; -1 where there is none."""
         if not self.phones:
             return np.full(len(self.times), -1, dtype=np.int64)
         onsets = np.array([phone.onset for phone in self.phones])

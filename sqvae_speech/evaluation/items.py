@@ -64,8 +64,11 @@ def phone_items(
                 if before is None or after is None or {before.label, after.label} & silent:
                     continue
                 onset, offset = before.onset, after.offset
-            context = [EDGE if phone is None or phone.label in silent else phone.label for phone in (before, after)]
-            items.append(Item(sequence.utterance_id, onset, offset, phone.label, *context, sequence.speaker))
+            previous, following = (
+                EDGE if one is None or one.label in silent else one.label for one in (before, after)
+            )
+            name, speaker = sequence.utterance_id, sequence.speaker
+            items.append(Item(name, onset, offset, phone.label, previous, following, speaker))
     return items
 
 

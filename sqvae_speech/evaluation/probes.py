@@ -115,9 +115,9 @@ def probe(
 ) -> ProbeScore | None:
     """Train a multinomial logistic regression and test it on what it was not trained with.
 
-    Features are brought to mean 0 and variance 1 on what is trained with. A test is divided into folds, of speakers or
-    of utterances, and each is classified by what was trained on all others; with ``train`` on those of ``train``, which
-    are other utterances, so that a speaker probe then needs no folds. The result is the same on every run.
+    Features are brought to mean 0 and variance 1 on what is trained with. A test is divided into folds, of speakers
+    or of utterances, and each is classified by what was trained on all others; with ``train`` on those of ``train``,
+    which are other utterances, so that a speaker probe then needs no folds. The result is the same on every run.
 
     Args:
         test: to classify.
@@ -153,7 +153,7 @@ def probe(
     _, counts = np.unique(test.labels, return_counts=True)
     return ProbeScore(
         accuracy=correct / len(test.labels),
-        chance=float(counts.max() / len(test.labels)),
+        chance=float(np.max(counts) / len(test.labels)),
         examples=len(test.labels),
         labels=len(counts),
         trained_on=trained_on / len(used),

@@ -62,8 +62,9 @@ class EvaluationSet:
                     yield _relabelled(utterance, labels[utterance.utterance_id])
                 else:
                     raise UserError(
-                        f"utterance {utterance.utterance_id!r} of {folder} is not in {', '.join(map(str, self.data))}; "
-                        "give the data directory that the shards were made from, or none"
+                        f"utterance {utterance.utterance_id!r} of {folder} is not in "
+                        f"{', '.join(map(str, self.data))}; give the data directory that the shards were made "
+                        "from, or none"
                     )
 
 

@@ -124,8 +124,8 @@ class ModelSource:
     def frames(self, utterances: Iterable[UtteranceMel], kinds: Collection[str]) -> Iterator[FrameSequence]:
         """See :class:`FrameSource`; codes are always there.
 
-        The posterior of N codebooks is their N posteriors side by side, each divided by N, so that rows sum to one and
-        divergences are means over the codebooks.
+        The posterior of N codebooks is their N posteriors side by side, each divided by N, so that rows sum to one
+        and divergences are means over the codebooks.
         """
         for kind in kinds:
             check_kind(kind, self.kinds)
