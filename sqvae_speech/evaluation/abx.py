@@ -25,14 +25,15 @@ MAX_X_ACROSS = 5
 
 
 def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
-    """The share of codebooks in which units differ: (n, S, N) and (m, T, N) -> (n, m, S, T).
+    """In how many codebooks units differ: (n, S, N) and (m, T, N) -> (n, m, S, T) float32.
 
-    With one codebook it is 0 or 1, and ABX is what the angle between one-hot vectors gives, without making them.
+    With one codebook ABX is what the angle between one-hot vectors gives, without making them. Counts, not shares:
+    sums of whole numbers are exact, and the many distances that are equal stay so.
     """
     differs = torch.zeros(a.shape[0], b.shape[0], a.shape[1], b.shape[1], device=a.device)
     for book in range(a.shape[2]):  # one at a time: memory does not grow with the number of codebooks
         differs += a[:, None, :, None, book] != b[None, :, None, :, book]
-    return differs / a.shape[2]
+    return differs
 
 
 # of frames, by kind of representation; names are fastabx's

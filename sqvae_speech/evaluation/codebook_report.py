@@ -136,7 +136,8 @@ def codebook_report(
         own = torch.special.entr(torch.from_numpy(posterior[:, codebook] * source.num_codebooks)).sum(dim=1).numpy()
         counts += np.bincount(codes, minlength=size)
         np.add.at(entropy, codes, own)
-        histogram += np.histogram(own, bins=ENTROPY_BINS, range=(0.0, np.log(size)))[0]
+        # rounding may carry it beyond either end
+        histogram += np.histogram(own.clip(0.0, np.log(size)), bins=ENTROPY_BINS, range=(0.0, np.log(size)))[0]
         labels = sequence.phone_numbers(phones)
         np.add.at(phone_counts, (codes[labels >= 0], labels[labels >= 0]), 1)
         mel = mels[sequence.utterance_id].mel
