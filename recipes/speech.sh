@@ -32,6 +32,9 @@ num_conversions=12
 prepare_args=""
 shards_args=""
 convert_args=""
+lm_config="$root/recipes/conf/unit_lm.yaml"
+lm_args=""
+num_samples=8
 download=false
 force=false
 overrides=()
@@ -42,6 +45,7 @@ usage: ${SQVAE_RECIPE:-bash recipes/speech.sh} [options] [--section.key value ..
 
 stages:
   0 data directories   1 shards   2 training   3 units   4 scores   5 conversion   6 exports
+  7 language model over the units (only with --stop-stage 7)
 A stage that is done is done again only when its inputs or options changed.
 
 options (with what holds now):
@@ -68,6 +72,9 @@ options (with what holds now):
   --prepare-args ARGS   further options of 'sqvae-speech prepare NAME' ($prepare_args)
   --shards-args ARGS    further options of 'sqvae-speech shards' ($shards_args)
   --convert-args ARGS   further options of 'sqvae-speech convert' ($convert_args)
+  --lm-config FILE      configuration of the language model ($lm_config)
+  --lm-args ARGS        settings of it, such as '--training.num_steps 500 --model.dropout 0.3' ($lm_args)
+  --num-samples N       utterances to draw from it ($num_samples)
   --help                print this
 END
 }
@@ -91,14 +98,16 @@ while [ $# -gt 0 ]; do
         *) bad_option "cannot read '$option': options begin with --" ;;
     esac
     case $option in
-        --stage | --stop-stage | --ngpu | --num-processes | --num-machines | --machine-rank | --nj | --num-conversions)
+        --stage | --stop-stage | --ngpu | --num-processes | --num-machines | --machine-rank | --nj | --num-conversions | \
+            --num-samples)
             is_count "$value" || bad_option "$option takes a whole number, not '$value'" ;;
     esac
     case $option in
         --recipe-dir | --corpus-name | --corpus | --make-corpus | --work-dir | --exp-dir | --tag | --config | \
             --mel-spec | --stage | --stop-stage | --ngpu | --num-processes | --num-machines | --machine-rank | \
             --main-address | --nj | --target-speaker | \
-            --num-conversions | --prepare-args | --shards-args | --convert-args)
+            --num-conversions | --prepare-args | --shards-args | --convert-args | --lm-config | --lm-args | \
+            --num-samples)
             name=${option#--}
             printf -v "${name//-/_}" '%s' "$value"
             ;;
@@ -111,7 +120,7 @@ if $help; then
     exit
 fi
 [ "$stage" -le "$stop_stage" ] || bad_option "--stage $stage comes after --stop-stage $stop_stage"
-[ "$stage" -le 6 ] || bad_option "--stage $stage: the stages are 0 to 6"
+[ "$stage" -le 7 ] || bad_option "--stage $stage: the stages are 0 to 7"
 [ "$num_machines" -ge 1 ] || bad_option "--num-machines must be at least 1"
 [ "$machine_rank" -lt "$num_machines" ] ||
     bad_option "--machine-rank $machine_rank: with --num-machines $num_machines they are 0 to $((num_machines - 1))"
@@ -124,16 +133,21 @@ if $download && [ -n "$make_corpus" ]; then bad_option "--download: the recipe m
     bad_option "stage 0 needs --corpus PATH, or --download"
 [ "$num_processes" -ge 1 ] || bad_option "--num-processes must be at least 1"
 [ "$num_conversions" -ge 1 ] || bad_option "--num-conversions must be at least 1"
+[ "$num_samples" -ge 1 ] || bad_option "--num-samples must be at least 1"
 [[ $tag =~ ^[A-Za-z0-9._=-]*$ ]] || bad_option "--tag '$tag': letters, digits and . _ = - only"
 
 recipe_dir=$(absolute "${recipe_dir:-.}")
 work_dir=$(absolute "${work_dir:-$recipe_dir}")
 [ -z "$corpus" ] || { corpus=$(absolute "$corpus") make_corpus=""; }
 if $download && [ -z "$corpus" ]; then corpus="$work_dir/downloads/$corpus_name"; fi
-# a configuration is looked for where the user stands, then in the recipe
-if ! [ -f "$config" ]; then config=$(absolute "$config" "$recipe_dir"); fi
-config=$(absolute "$config")
+# find_config FILE: a configuration is looked for where the user stands, then in the recipe.
+find_config() {
+    if [ -f "$1" ]; then absolute "$1"; else absolute "$1" "$recipe_dir"; fi
+}
+config=$(find_config "$config")
 [ -f "$config" ] || die "no configuration $config"
+lm_config=$(find_config "$lm_config")
+[ -f "$lm_config" ] || [ "$stop_stage" -lt 7 ] || die "no configuration $lm_config"
 if [ -z "$tag" ]; then
     tag=$(basename "$config" .yaml)_$mel_spec
     for word in "${overrides[@]+"${overrides[@]}"}"; do tag+=_${word#--}; done
@@ -204,9 +218,9 @@ train_options() {
     train_words+=("${overrides[@]+"${overrides[@]}"}")
 }
 
-# The configuration and those that it includes.
+# config_files FILE: a configuration and those that it includes.
 config_files() {
-    local file=$config base depth
+    local file=$1 base depth
     for depth in 1 2 3 4 5 6 7 8 9; do
         echo "$file"
         base=$(sed -nE "s/^base: *[\"']?([^\"'#]*[^\"'# ]).*/\1/p" "$file" 2> /dev/null | head -n 1)
@@ -223,7 +237,7 @@ print_config() {
 # What decides what a step of training does. The rest (length, intervals, where the shards lie) may change on resuming.
 training_identity() {
     awk '/^ *-/ { if (keep) print; next }
-         { keep = !/^ +(num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|cache_gb|download_[a-z]+):/ }
+         { keep = !/^ +(num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|cache_gb|download_[a-z]+|trackers|tracker_project|collapse_[a-z]+):/ }
          keep' <<< "$train_config"
     say "shards $(checksum < "$dump_dir/train/index.json")"
 }
@@ -236,7 +250,7 @@ set_experiment_aside() {
     for entry in "$exp_dir"/*; do
         if [ "$entry" = "$log_dir" ]; then cp -r "$entry" "$exp_dir.old-$number/"; else mv "$entry" "$exp_dir.old-$number/"; fi
     done
-    rm -f "$exp_dir"/.stages/[3-6]
+    rm -f "$exp_dir"/.stages/[3-7]
     say "$1; the earlier training is now $exp_dir.old-$number"
 }
 
@@ -304,6 +318,22 @@ stage_export() {
     done
 }
 
+# Goes on with the training that it finds if units and settings are the same, else it begins anew.
+stage_lm() {
+    local lm_dir="$exp_dir/lm" units="$exp_dir/units" split words=() stores=() num_machines=1
+    if $force || { [ -e "$lm_dir/.made_of" ] && ! diff "$lm_dir/.made_of" - <<< "$lm_inputs"; }; then rm -rf "$lm_dir"; fi
+    mkdir -p "$lm_dir"
+    printf '%s\n' "$lm_inputs" > "$lm_dir/.made_of"
+    if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
+    # shellcheck disable=SC2086  # further settings are words
+    launch_training sqvae_speech.bin.train --config "$lm_config" --data.train "$units/train.parquet" \
+        "${words[@]+"${words[@]}"}" $lm_args --exp-dir "$lm_dir"
+    for split in $(held_out); do stores+=("$units/$split.parquet"); done
+    sqvae lm score --model "$lm_dir" --train "$units/train.parquet" --units "${stores[@]}" --output "$lm_dir/scores.json"
+    sqvae lm sample --model "$lm_dir" --tokenizer "$exp_dir" --number "$num_samples" \
+        --output "$lm_dir/samples"
+}
+
 # ---- the stages
 
 trap finish_stages EXIT
@@ -313,7 +343,7 @@ version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/sqvae_speech/version.py
 
 # Seconds that are saved when training is done already with just these settings.
 settings="settings ${overrides[*]+"${overrides[*]}"}
-$(config_files | contents)"
+$(config_files "$config" | contents)"
 if runs 2 && ! grep -qsxF "$(checksum <<< "$settings")" "$exp_dir/.settings_checked"; then
     # before anything else, so that a misspelt setting does not wait for the corpus to be read
     if ! print_config > /dev/null 2> "$exp_dir/.config_error"; then
@@ -398,6 +428,17 @@ if runs 6; then
 $(lines "$exp_dir"/units/*.parquet | contents)" stage_export "$exp_dir/exports"
 fi
 
+if runs 7; then
+    [ -e "$exp_dir/units/train.parquet" ] || die "$exp_dir/units has no units of train; run stage 3 first (--stage 3)"
+    lm_inputs="version $version
+$(lines "$exp_dir"/units/*.parquet | contents)
+lm-args $lm_args
+$(config_files "$lm_config" | contents)"
+    run_stage 7 "language model" "$exp_dir/.stages/7" "$lm_inputs
+num-samples $num_samples" stage_lm \
+        "+$exp_dir/lm/checkpoints/latest" "+$exp_dir/lm/"{scores.json,samples}
+fi
+
 # ---- where everything is
 
 say ""
@@ -412,8 +453,13 @@ units $exp_dir/units
 exports $exp_dir/exports
 scores $exp_dir/scores
 converted-recordings $exp_dir/wav
+language-model $exp_dir/lm
 END
 if [ -e "$exp_dir/scores/scores.md" ]; then
     say ""
     cat "$exp_dir/scores/scores.md"
+fi
+if runs 7; then
+    say ""
+    cat "$exp_dir/lm/scores.md"
 fi

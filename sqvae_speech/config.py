@@ -45,9 +45,9 @@ def peek(key: str, path: str | Path | None, overrides: Sequence[str], default: A
     value = _read_yaml(Path(path), ()).get(key, default) if path is not None else default
     for number, word in enumerate(overrides):
         if word == f"--{key}" and number + 1 < len(overrides):
-            value = overrides[number + 1]
+            value = yaml.load(overrides[number + 1], Loader=_Loader)
         elif word.startswith(f"--{key}="):
-            value = word.partition("=")[2]
+            value = yaml.load(word.partition("=")[2], Loader=_Loader)
     return value
 
 
@@ -59,6 +59,14 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], source: str = "the c
 def to_dict(config: Any) -> dict[str, Any]:
     """The inverse of :func:`from_dict`, in types that YAML and JSON can hold."""
     return _plain(dataclasses.asdict(config))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as ``{"section.key": value}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
 
 
 def dump_yaml(config: Any) -> str:

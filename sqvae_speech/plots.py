@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -79,6 +80,29 @@ def _draw_labels(axis: Any, intervals: Labels, height: int) -> None:
         text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 
+def mel_picture(mels: Sequence[Any], scale: int = 3) -> np.ndarray[Any, Any]:
+    """Log-mels one above the other as an image without axes, on one colour scale, low bands at the bottom.
+
+    Args:
+        mels: (n_mels, frames) each, arrays or tensors; lengths may differ.
+        scale: pixels of a value.
+
+    Returns:
+        (height, width, 3) uint8, with a white line between mels.
+    """
+    arrays = [_array(mel) for mel in mels]
+    values = np.concatenate([mel[np.isfinite(mel)] for mel in arrays])
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    width = max(mel.shape[1] for mel in arrays)
+    rows: list[np.ndarray[Any, Any]] = []
+    for mel in arrays:
+        colours = colormaps["viridis"]((mel[::-1] - low) / max(high - low, 1e-12), bytes=True)[..., :3]
+        if rows:
+            rows.append(np.full((1, width, 3), 255, np.uint8))
+        rows.append(np.pad(colours, ((0, 0), (0, width - mel.shape[1]), (0, 0)), constant_values=255))
+    return np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)
+
+
 def plot_code_histogram(path: str | os.PathLike, counts: Any, title: str | None = None) -> Path:
     """Draw how often each code is used: by code, and sorted on a logarithmic axis, where dead codes show.
 
@@ -130,7 +154,7 @@ def plot_curves(
     xlabel: str = "step",
     ylabel: str | None = None,
     log_y: bool | Iterable[str] = False,
-    panels: bool = False,
+    panels: bool | Mapping[str, Sequence[str]] = False,
 ) -> Path:
     """Draw named curves over steps, in one axis or each in a panel of its own.
 
@@ -140,8 +164,9 @@ def plot_curves(
         title: written above the figure.
         xlabel: the shared horizontal axis.
         ylabel: the vertical axis, when all curves share one.
-        log_y: a logarithmic vertical axis: for all, or with ``panels`` for the curves named.
-        panels: a panel a curve, for quantities of different scale over the same steps (entropy and sigma squared).
+        log_y: a logarithmic vertical axis: for all, or with ``panels`` for the panels named.
+        panels: a panel a curve, for quantities of different scale over the same steps (entropy and sigma squared); or
+            which curves go into which, ``{panel: [curve, ...]}``.
 
     Returns:
         The path written.
@@ -155,24 +180,26 @@ def plot_curves(
     for name, (steps, values) in drawn.items():
         if len(steps) != len(values):
             raise ValueError(f"plot_curves: {name!r} has {len(steps)} steps and {len(values)} values")
-    logarithmic = set(drawn) if log_y is True else set(log_y or ())
+    groups: Mapping[str, Sequence[str]] = {"": list(drawn)}
+    if panels:
+        groups = panels if isinstance(panels, Mapping) else {name: [name] for name in drawn}
+    logarithmic = set(log_y) if isinstance(log_y, Iterable) else set()
 
-    figure = _figure(8.0, 0.6 + 2.2 * len(drawn) if panels else 4.5)
-    axes = list(figure.subplots(len(drawn) if panels else 1, 1, sharex=True, squeeze=False)[:, 0])
-    for number, (name, (steps, values)) in enumerate(drawn.items()):
-        axis = axes[number] if panels else axes[0]
-        axis.plot(steps, values, label=name, linewidth=1.2, marker="." if len(steps) < 30 else None)
+    figure = _figure(8.0, 0.6 + 2.2 * len(groups) if panels else 4.5)
+    axes = list(figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0])
+    for axis, (panel, names) in zip(axes, groups.items(), strict=True):
+        for name in names:
+            steps, values = drawn[name]
+            axis.plot(steps, values, label=name, linewidth=1.2, marker="." if len(steps) < 30 else None)
         # a logarithmic axis of values that are not positive would be empty
-        if name in logarithmic and np.any(values > 0):
+        wanted = log_y is True or not logarithmic.isdisjoint((panel, *names))
+        if wanted and any(np.any(drawn[name][1] > 0) for name in names):
             axis.set_yscale("log")
-        if panels:
-            axis.set_ylabel(name, fontsize=8)
-    for axis in axes:
+        axis.set_ylabel(panel if panels else ylabel or "", fontsize=8)
+        if not panels or list(names) != [panel]:
+            axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
-    if not panels:
-        axes[0].legend(fontsize=8)
-        axes[0].set_ylabel(ylabel or "", fontsize=8)
     axes[-1].set_xlabel(xlabel, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)

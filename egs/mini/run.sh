@@ -14,4 +14,5 @@ exec bash "$here/../../recipes/speech.sh" \
     --make-corpus "$here/local/make_corpus.py" \
     --config "$here/conf/train.yaml" \
     --mel-spec sqvae16k \
+    --lm-config conf/unit_lm.yaml \
     "$@"

@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -92,24 +91,15 @@ class GriffinLim(Vocoder):
         spec = self._mel_spec
         single = mel.ndim == 2
         batch = mel[None] if single else mel
-        lengths = _checked_lengths(batch, lengths, spec)
-        real = torch.arange(batch.shape[2], device=mel.device) < lengths[:, None]
-        if not torch.isfinite(batch.masked_fill(~real[:, None], 0.0)).all():
-            raise UserError(
-                "the mel holds NaN or infinity; the model that made it has diverged, use another checkpoint"
-            )
+        lengths = check_mel(batch, lengths, spec)
 
         # A CPU does not gain from batches, and loses by padding: there each utterance goes alone, at its own length.
         rows = len(batch) if batch.is_cuda else 1
         parts = zip(batch.split(rows), lengths.split(rows), strict=True)
         wavs = [self._synthesise(part[:, :, : int(n.max())], n) for part, n in parts]
         longest = max(wav.shape[1] for wav in wavs)
-        wav = torch.cat([F.pad(wav, (0, longest - wav.shape[1])) for wav in wavs])
-
-        if spec.peak is not None and peak is not None:
-            wav = wav * (_checked_peak(peak, len(batch), wav) / spec.peak)[:, None]
-        loudest = wav.abs().amax(dim=1, keepdim=True)
-        wav = wav * torch.where(loudest > 1.0, _FULL_SCALE / loudest, 1.0)
+        wav = torch.cat([fit_samples(wav, longest) for wav in wavs])
+        wav = limit_level(restore_level(wav, peak, spec))
         return wav[0].float() if single else wav.float()
 
     def _synthesise(self, mel: Tensor, lengths: Tensor) -> Tensor:
@@ -124,7 +114,7 @@ class GriffinLim(Vocoder):
         samples = torch.tensor([spec.num_samples(n) for n in lengths.tolist()], device=mel.device)
         longest = int(samples.max())
         beyond = torch.arange(longest, device=mel.device) >= samples[:, None]
-        wav = F.pad(wav, (0, max(0, longest - wav.shape[1])))[:, :longest].masked_fill(beyond, 0.0)
+        wav = fit_samples(wav, longest).masked_fill(beyond, 0.0)
         wav = _undo_preemphasis(wav, spec.preemphasis).masked_fill(beyond, 0.0)
         return wav * scale[:, 0] ** (1.0 / spec.power)
 
@@ -189,20 +179,69 @@ class GriffinLim(Vocoder):
         return to_wav(guess)[:, -spec.window_start :]
 
 
-VOCODERS: dict[str, Callable[[MelSpec], Vocoder]] = {"griffin_lim": GriffinLim}
+def load_vocoder(name: str, mel_spec: MelSpec, device: str | torch.device = "cpu") -> Vocoder:
+    """Return a vocoder for features of ``mel_spec``.
 
-
-def load_vocoder(name: str, mel_spec: MelSpec) -> Vocoder:
-    """Return the vocoder called ``name``, for features of ``mel_spec``.
+    Args:
+        name: ``griffin_lim``; ``griffin_lim:100`` with another number of rounds; ``hub:<repository>:<entry>`` and
+            ``vocos`` (see :mod:`.hub_vocoder`).
+        mel_spec: the features that it is to be given.
+        device: that a network computes on; Griffin-Lim computes where its mels are.
 
     Raises:
-        UserError: there is no such vocoder.
+        UserError: there is no such vocoder, it takes other features, or it cannot be had.
     """
-    if name.startswith("hub:"):
-        raise UserError(f"vocoder {name!r}: torch.hub vocoders cannot be loaded yet; griffin_lim needs no download")
-    if name not in VOCODERS:
-        raise UserError(f"no vocoder {name!r}{nearest(name, VOCODERS)} (legal: {', '.join(VOCODERS)})")
-    return VOCODERS[name](mel_spec)
+    kind, _, rest = name.partition(":")
+    if kind in ("hub", "vocos"):
+        from sqvae_speech.audio.hub_vocoder import load_hub_vocoder, load_vocos
+
+        return (load_hub_vocoder if kind == "hub" else load_vocos)(name, mel_spec, device)
+    if kind != "griffin_lim":
+        raise UserError(
+            f"no vocoder {name!r}{nearest(kind, ('griffin_lim', 'hub', 'vocos'))} (legal: griffin_lim, "
+            "griffin_lim:<rounds>, hub:<repository>:<entry>, vocos)"
+        )
+    if rest and not rest.isdecimal():
+        raise UserError(f"vocoder {name!r}: {rest!r} is no number of rounds, as in griffin_lim:100")
+    return GriffinLim(mel_spec, int(rest)) if rest else GriffinLim(mel_spec)
+
+
+# ---- what vocoders share
+
+
+def check_mel(mel: Tensor, lengths: Tensor | None, spec: MelSpec) -> Tensor:
+    """Check what a vocoder is given; returns the lengths, (B,) int64.
+
+    Raises:
+        UserError: see :meth:`Vocoder.vocode`.
+    """
+    lengths = _checked_lengths(mel, lengths, spec)
+    real = torch.arange(mel.shape[2], device=mel.device) < lengths[:, None]
+    if not torch.isfinite(mel.masked_fill(~real[:, None], 0.0)).all():
+        raise UserError("the mel holds NaN or infinity; the model that made it has diverged, use another checkpoint")
+    return lengths
+
+
+def fit_samples(wav: Tensor, samples: int) -> Tensor:
+    """Cut or fill with zeros: (..., T) -> (..., samples)."""
+    return F.pad(wav, (0, max(0, samples - wav.shape[-1])))[..., :samples]
+
+
+def restore_level(wav: Tensor, peak: Tensor | float | None, spec: MelSpec) -> Tensor:
+    """Give (B, T) the level of recordings of this ``peak``, which features with ``spec.peak`` have lost.
+
+    Raises:
+        UserError: a peak that is none.
+    """
+    if spec.peak is None or peak is None:
+        return wav
+    return wav * (_checked_peak(peak, len(wav), wav) / spec.peak)[:, None]
+
+
+def limit_level(wav: Tensor) -> Tensor:
+    """Scale each of (B, T) that exceeds full scale down to 0.999."""
+    loudest = wav.abs().amax(dim=1, keepdim=True)
+    return wav * torch.where(loudest > 1.0, _FULL_SCALE / loudest, 1.0)
 
 
 def _checked_lengths(mel: Tensor, lengths: Tensor | None, spec: MelSpec) -> Tensor:

@@ -20,7 +20,11 @@ def parser() -> ArgumentParser:
     target.add_argument("--all-pairs", action="store_true", help="to every trained speaker but the source's own")
     options.add_argument("--max", type=int, metavar="N", help="so many conversions, spread over pairs of speakers")
     options.add_argument("--output", required=True, metavar="DIR", help="for wavs, log-mel plots and log.jsonl")
-    options.add_argument("--vocoder", default="griffin_lim", help="how log-mels become sound")
+    options.add_argument(
+        "--vocoder",
+        default="griffin_lim",
+        help="how log-mels become sound: griffin_lim, hub:<repository or folder>:<entry>, vocos",
+    )
     options.add_argument("--channel", help="of recordings with several: 0, 1, ... or mix")
     options.add_argument("--no-plots", action="store_true", help="wavs and the log only")
     options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")

@@ -17,8 +17,11 @@ VERBS = {
         "sqvae_speech.bin.train",
         "train a model on shards (also: accelerate launch -m sqvae_speech.bin.train)",
     ),
+    "runs": ("sqvae_speech.bin.runs", "list and compare training runs"),
+    "sweep": ("sqvae_speech.bin.sweep", "train over a grid or a random sample of configurations"),
     "encode": ("sqvae_speech.bin.encode", "recordings, data directories, shards or a live stream to discrete units"),
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
+    "lm": ("sqvae_speech.bin.lm", "score a language model over units, and draw speech or images from it"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
     "evaluate": (
         "sqvae_speech.bin.evaluate",

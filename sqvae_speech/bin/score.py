@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from pathlib import Path
 
-    from sqvae_speech.evaluation.report import markdown, report, write_report
+    from sqvae_speech.evaluation.report import markdown, report
+    from sqvae_speech.evaluation.report_files import write_report
     from sqvae_speech.evaluation.scores import score_shards
     from sqvae_speech.models.pretrained import load_speech_model
     from sqvae_speech.plots import plot_code_histogram
@@ -51,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for shards in args.shards
     ]
     values = report(bundle, args.model, scores)
-    print(markdown(values))
-    files = write_report(args.output, values)
+    table = markdown(values)
+    print(table)
+    files = write_report(args.output, values, table)
     if args.plots:
         files += [plot_code_histogram(Path(args.plots) / f"codes_{s.split}.png", s.counts, s.split) for s in scores]
     for file in files:

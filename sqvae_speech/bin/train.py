@@ -3,8 +3,10 @@
 accelerate launch --num_processes 4 -m sqvae_speech.bin.train --config conf/train.yaml --exp-dir exp/a
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from sqvae_speech.bin._cli import ArgumentParser, run
 
@@ -19,15 +21,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", help="YAML file; without one the published settings")
     parser.add_argument("--exp-dir", required=True, help="folder of the run: checkpoints, metrics, plots")
     parser.add_argument("--no-resume", action="store_true", help="refuse a folder that has checkpoints")
-    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    parser.add_argument("--no-progress", action="store_true", help="no progress line")
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also report to wandb, mlflow or another tracker that Accelerate knows (may be repeated)",
+    )
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     options, overrides = parser.parse_known_args(argv)
 
     from sqvae_speech.config import dump_yaml, load_config
-    from sqvae_speech.training.task import TaskConfig
     from sqvae_speech.training.tasks import task_of
 
-    config: TaskConfig = load_config(task_of(options.config, overrides).config_class, options.config, overrides)
+    config: Any = load_config(task_of(options.config, overrides).config_class, options.config, overrides)
+    if options.tracker:
+        names = tuple(dict.fromkeys((*config.training.trackers, *options.tracker)))
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, trackers=names))
     if options.print_config:
         print(dump_yaml(config), end="")
         return 0

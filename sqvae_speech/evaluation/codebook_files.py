@@ -27,7 +27,7 @@ def usage_over_time(exp_dir: str | os.PathLike) -> dict[str, tuple[list[int], li
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for row in read_json_lines(path) if path.is_file() else []:
         for metric in _TIME_METRICS:
-            if metric in row:
+            if metric in row and "split" in row and "step" in row:
                 steps, values = curves.setdefault(f"{row['split']}/{metric}", ([], []))
                 steps.append(row["step"])
                 values.append(row[metric])

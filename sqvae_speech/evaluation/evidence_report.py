@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqvae_speech.data.files import read_text, write_text
+from sqvae_speech.data.files import read_text
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.evidence import Evidence
+from sqvae_speech.evaluation.report_files import write_report
 from sqvae_speech.evaluation.unit_phone import by_dominant_phone
 from sqvae_speech.plots import plot_confusion
 
@@ -139,9 +140,7 @@ def _table(columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> str:
 def write_evidence(path: str | os.PathLike, evidence: Evidence, plots: str | os.PathLike | None = None) -> list[Path]:
     """Write ``path`` (JSON), the same name with ``.md``, and with ``plots`` what can be drawn; returns the files."""
     path = Path(path)
-    write_text(path, json.dumps(evidence.values, indent=1, ensure_ascii=False) + "\n")
-    write_text(path.with_suffix(".md"), markdown([evidence.values]))
-    files = [path, path.with_suffix(".md")]
+    files = write_report(path, evidence.values, markdown([evidence.values]))
     if plots is not None and (joint := evidence.joint) is not None:
         order, _ = by_dominant_phone(joint)
         shares = joint.counts / joint.counts.sum(axis=0)

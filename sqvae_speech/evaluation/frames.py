@@ -3,6 +3,7 @@
 Kinds: ``latents``, ``quantized`` vectors, ``codes`` and ``posterior`` of a quantizer, and the log-mel ``mel`` itself.
 """
 
+import string
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -28,7 +29,8 @@ class FrameSequence:
         step: s from frame to frame.
         features: kind -> (T, D) float32.
         codes: (N, T) int64 of N codebooks, or None where nothing is quantized.
-        phones: labelled intervals, in order of time; none where there is no alignment.
+        phones: their intervals, in order of time; none where there is no alignment of phones.
+        words: their intervals; none where there is no alignment of words.
         text: transcript, where known.
     """
 
@@ -40,6 +42,7 @@ class FrameSequence:
     features: dict[str, np.ndarray] = field(default_factory=dict)
     codes: np.ndarray | None = None
     phones: tuple[Interval, ...] = ()
+    words: tuple[Interval, ...] = ()
     text: str | None = None
 
     @property
@@ -92,7 +95,16 @@ def sequence_of(
     features: dict[str, np.ndarray],
     codes: np.ndarray | None = None,
 ) -> FrameSequence:
-    """Frames of an utterance of the shards, evenly spaced by ``step`` s from ``first_time`` s on, with its labels."""
+    """Frames of an utterance of the shards, evenly spaced by ``step`` s from ``first_time`` s on, with its labels.
+
+    The intervals of an ``ali`` are words when they spell the transcript, as in FSDD, and phones otherwise.
+    """
+    intervals = tuple(Interval(*interval) for interval in utterance.meta.get("ali", ()))
+    text = utterance.meta.get("text")
+    spoken = [word for word in map(normalized_word, (text or "").split()) if word]
+    are_words = bool(spoken) and spoken == [
+        normalized_word(one.label) for one in intervals if one.label not in SILENCES
+    ]
     count = len(next(iter(features.values()))) if codes is None else codes.shape[1]
     return FrameSequence(
         utterance_id=utterance.utterance_id,
@@ -102,9 +114,15 @@ def sequence_of(
         step=step,
         features=features,
         codes=codes,
-        phones=tuple(Interval(*interval) for interval in utterance.meta.get("ali", ())),
-        text=utterance.meta.get("text"),
+        phones=() if are_words else intervals,
+        words=intervals if are_words else (),
+        text=text,
     )
+
+
+def normalized_word(word: str) -> str:
+    """In lower case, without punctuation at its ends."""
+    return word.strip(string.punctuation).lower()
 
 
 def phone_table(sequences: Iterable[FrameSequence], leave_out: Iterable[str] = ()) -> dict[str, int]:

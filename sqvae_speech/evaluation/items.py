@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqvae_speech.data.files import read_text, write_text
 from sqvae_speech.data.kaldi import Interval
 from sqvae_speech.errors import UserError, nearest
-from sqvae_speech.evaluation.frames import SILENCES, FrameSequence
+from sqvae_speech.evaluation.frames import SILENCES, FrameSequence, normalized_word
 
 COLUMNS = "#file onset offset #phone prev-phone next-phone speaker"
 SPANS = ("phone", "triphone")
@@ -73,22 +73,25 @@ def phone_items(
 
 
 def word_items(sequences: Iterable[FrameSequence]) -> list[Item]:
-    """Whole utterances of one word as items; utterances of more are left out. Words are lower-cased.
+    """Words as items: those of an alignment, else utterances of one word, without the silence at both ends.
 
-    With an alignment, the silence at both ends is not part of the item.
+    Labels are normalised; utterances of several words without an alignment of words are left out.
     """
     items = []
     for sequence in sequences:
-        words = (sequence.text or "").split()
-        if len(words) == 1:
-            onset, offset = speech_span(sequence)
-            items.append(Item(sequence.utterance_id, onset, offset, words[0].lower(), EDGE, EDGE, sequence.speaker))
+        words = [word for word in sequence.words if word.label not in SILENCES]
+        text = (sequence.text or "").split()
+        if not words and len(text) == 1:
+            words = [Interval(*speech_span(sequence), text[0])]
+        for word in words:
+            label = normalized_word(word.label)
+            items.append(Item(sequence.utterance_id, word.onset, word.offset, label, EDGE, EDGE, sequence.speaker))
     return items
 
 
 def speech_span(sequence: FrameSequence) -> tuple[float, float]:
-    """From the first phone's onset to the last one's offset; the whole utterance without an alignment."""
-    speech = [phone for phone in sequence.phones if phone.label not in SILENCES]
+    """From where speech begins to where it ends; the whole utterance without an alignment."""
+    speech = [one for one in (*sequence.phones, *sequence.words) if one.label not in SILENCES]
     return (speech[0].onset, speech[-1].offset) if speech else (0.0, sequence.seconds)
 
 

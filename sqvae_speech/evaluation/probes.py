@@ -7,7 +7,7 @@ target        an example is               what is kept out of training
 ============  ==========================  =================================================================
 ``speaker``   an utterance                the utterances of the test, not their speakers
 ``phone``     a phone's interval          the speakers of the test
-``word``      an utterance of one word    the speakers of the test
+``word``      a word                      the speakers of the test
 ============  ==========================  =================================================================
 
 A speaker probe that fails is what a unit for linguistic content should give; the other two should succeed.
@@ -70,7 +70,7 @@ class ProbeScore:
 def examples_of(
     sequences: Iterable[FrameSequence], kind: str, target: str, codebook_size: int | None = None
 ) -> Examples | None:
-    """The examples of a set, None when it has none: no alignment, no one-word utterances.
+    """The examples of a set, None when it has none: no alignment, no words.
 
     Args:
         sequences: utterances with frames of the kind.

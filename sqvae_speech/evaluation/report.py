@@ -1,12 +1,9 @@
 """Scores as JSON for programs and as a Markdown table for people."""
 
-import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqvae_speech.data.files import write_text
+from sqvae_speech.evaluation.report_files import number
 from sqvae_speech.evaluation.scores import SplitScores
 
 if TYPE_CHECKING:
@@ -44,11 +41,11 @@ def markdown(values: dict[str, Any]) -> str:
                 f"{split['utterances']}",
                 f"{error['pooled']:.2f}",
                 f"{codebook['perplexity']:.1f}",
-                _number(codebook["perplexity_posterior"], 1),
+                number(codebook["perplexity_posterior"], 1),
                 f"{codebook['used']}/{codebook['codebook_size']}",
-                _number(units["bitrate"], 1),
+                number(units["bitrate"], 1),
                 f"{units['units'] / units['seconds']:.1f}",
-                _number(units["durations"]["mean_seconds"] * 1000, 1),
+                number(units["durations"]["mean_seconds"] * 1000, 1),
             ]
             lines.append("| " + " | ".join(cells) + " |\n")
     return (
@@ -59,15 +56,3 @@ def markdown(values: dict[str, Any]) -> str:
         "Perplexity: of the codes chosen, and of the mean posterior. bit/s: units a second times their entropy "
         "(ZeroSpeech 2019). unit: how long a unit lasts before another follows.\n"
     )
-
-
-def write_report(path: str | os.PathLike, values: dict[str, Any]) -> list[Path]:
-    """Write ``path`` (JSON) and the same name with ``.md``; returns both."""
-    path = Path(path)
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    write_text(path.with_suffix(".md"), markdown(values))
-    return [path, path.with_suffix(".md")]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "n/a" if value is None else f"{value:.{digits}f}"

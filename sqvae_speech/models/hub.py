@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, find_model
+from sqvae_speech.models.storage import CONFIG_NAME, WEIGHTS_NAME, find_model
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

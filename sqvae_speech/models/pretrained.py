@@ -1,25 +1,13 @@
-"""A trained speech model on disk: ``config.json`` and ``model.safetensors``, all that inference needs.
+"""A trained speech model on disk, see :mod:`sqvae_speech.models.storage`."""
 
-Nothing here is unpickled. The same two files lie in every checkpoint and in an exported model.
-"""
-
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.config import from_dict, to_dict
-from sqvae_speech.errors import UserError
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
-from sqvae_speech.version import __version__
-
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
+from sqvae_speech.models.storage import open_model, save_model
 
 
 @dataclass(frozen=True)
@@ -54,17 +42,8 @@ class SpeechBundle:
 
 def save_speech_model(directory: Path, bundle: SpeechBundle) -> None:
     """Write ``config.json`` and ``model.safetensors`` into ``directory``, which exists."""
-    description = {
-        "format": "sqvae_speech.speech",
-        "version": __version__,
-        "step": bundle.step,
-        "mel_spec": bundle.mel_spec.to_dict(),
-        "speakers": list(bundle.speakers),
-        "model": bundle.config,
-    }
-    (directory / CONFIG_NAME).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in bundle.model.state_dict().items()}
-    save_file(weights, directory / WEIGHTS_NAME)
+    facts = {"mel_spec": bundle.mel_spec.to_dict(), "speakers": list(bundle.speakers), "model": bundle.config}
+    save_model(directory, "speech", bundle.model, bundle.step, facts)
 
 
 def load_speech_model(path: str | Path, device: str = "cpu") -> SpeechBundle:
@@ -78,43 +57,9 @@ def load_speech_model(path: str | Path, device: str = "cpu") -> SpeechBundle:
     Raises:
         UserError: nothing there, a damaged file, weights that do not fit their configuration.
     """
-    directory = find_model(Path(path))
-    try:
-        description = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
-        config = from_dict(SpeechModelConfig, description["model"], str(directory / CONFIG_NAME))
-        mel_spec = MelSpec.from_dict(description["mel_spec"])
-        speakers = tuple(description["speakers"])
-        step = int(description["step"])
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(
-            f"{directory / CONFIG_NAME} is damaged or not ours ({error!r}): take another checkpoint"
-        ) from error
-    weights_path = directory / WEIGHTS_NAME
-    try:
-        weights = load_file(weights_path, device=device)
-    except FileNotFoundError:
-        raise UserError(f"{directory} has no {WEIGHTS_NAME}: take another checkpoint") from None
-    except SafetensorError as error:
-        raise UserError(f"{weights_path} is damaged ({error}): take another checkpoint") from error
+    stored = open_model(path, "speech")
+    config = from_dict(SpeechModelConfig, stored["model"], stored.source)
+    mel_spec, speakers = MelSpec.from_dict(stored["mel_spec"]), tuple(stored["speakers"])
     model = SpeechModel(config, mel_spec.n_mels, len(speakers)).to(device)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{weights_path} does not fit {CONFIG_NAME} beside it: {error}") from error
-    digest = hashlib.sha256(weights_path.read_bytes()).hexdigest()
-    return SpeechBundle(model.eval(), mel_spec, speakers, step, digest, str(directory))
-
-
-def find_model(path: Path) -> Path:
-    """The folder with ``config.json`` that ``path`` stands for, see :func:`load_speech_model`."""
-    if (path / CONFIG_NAME).is_file():
-        return path
-    for name in ("best", "latest"):
-        pointer = path / "checkpoints" / name
-        if pointer.is_file():
-            target = pointer.parent / pointer.read_text(encoding="utf-8").strip()
-            if (target / CONFIG_NAME).is_file():
-                return target
-    if not path.exists():
-        raise UserError(f"no model at {path}: give an experiment folder, a checkpoint or an exported model")
-    raise UserError(f"{path} holds no model: expected {CONFIG_NAME}, or checkpoints/latest of a training run")
+    fingerprint = stored.load_weights(model)
+    return SpeechBundle(model.eval(), mel_spec, speakers, int(stored["step"]), fingerprint, str(stored.directory))

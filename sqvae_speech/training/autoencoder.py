@@ -1,5 +1,6 @@
 """What tasks that train a quantized autoencoder share: temperature, the codebook's start and its use."""
 
+import functools
 from collections.abc import Generator
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sqvae_speech.quantization import CodebookStatistics, QuantizerOutput
+from sqvae_speech.training.collapse import CollapseWatch
 from sqvae_speech.training.optimization import start_codebook
 from sqvae_speech.training.schedules import temperature_at
 from sqvae_speech.training.task import Task
@@ -24,17 +26,37 @@ class AutoencoderTask(Task):
         # what shows whether a run anneals as it should
         "annealing": (
             "train/entropy",
+            "valid/entropy",
             "train/variance",
             "train/relative_variance",
             "train/kappa",
             "train/temperature",
         ),
-        "codebook": ("train/perplexity", "valid/perplexity", "train/usage", "valid/usage"),
-        "losses": ("train/loss", "train/reconstruction_loss", "train/kl_discrete", "train/kl_continuous"),
+        "codebook": (
+            "train/perplexity",
+            "valid/perplexity",
+            "train/perplexity_[0-9]*",
+            "train/usage",
+            "valid/usage",
+            "train/collapsed",
+        ),
+        "losses": (
+            "train/loss",
+            "valid/loss",
+            "train/reconstruction_loss",
+            "train/kl_discrete",
+            "train/kl_continuous",
+        ),
         "error": ("train/mse", "valid/mse"),
     }
 
     statistics: CodebookStatistics
+
+    @functools.cached_property
+    def collapse(self) -> CollapseWatch:
+        """Looks at ``statistics`` whenever they are read."""
+        training = self.config.training
+        return CollapseWatch(training.collapse_usage, training.collapse_steps, quiet=self.place.rank > 0)
 
     def temperature(self, step: int) -> float:
         """Of the relaxation at a step."""
@@ -71,18 +93,22 @@ class AutoencoderTask(Task):
         }
 
     def interval_scalars(self, step: int) -> dict[str, float]:
-        """``perplexity`` and ``usage`` of the codes chosen since the last call; ``temperature``."""
+        """``perplexity`` and ``usage`` of the codes chosen since the last call, ``collapsed`` (0 or 1) when they have
+        been few for long; ``temperature``.
+        """
         self.statistics.synchronize()
         scalars = {
             "perplexity": self.statistics.perplexity,
             "usage": self.statistics.usage,
+            "collapsed": float(self.collapse.look(step, self.statistics.counts)),
             "temperature": self.temperature(step),
         }
         self.statistics.reset()
         return scalars
 
     def state_dict(self) -> dict[str, Any]:
-        return {"statistics": self.statistics.counts}
+        return {"statistics": self.statistics.counts, "collapse": self.collapse.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.statistics.counts = state["statistics"].to(self.place.device)
+        self.collapse.load_state_dict(state["collapse"])

@@ -20,6 +20,7 @@ class TrainingConfig:
         final_learning_rate: where ``cosine`` ends, relative to ``learning_rate``.
         patience: validations without a better score after which ``plateau`` multiplies it by ``gamma``.
         gamma: see ``milestones`` and ``patience``.
+        weight_decay: decoupled (AdamW), of matrices; 0 is Adam.
         ema_decay: of a moving average of the weights, which is then what is validated and what checkpoints give to
             inference; 0 is without. 0.999 averages over about a thousand steps.
         max_grad_norm: gradients are clipped to this norm; 0 turns it off.
@@ -30,7 +31,10 @@ class TrainingConfig:
         checkpoint_interval: steps between checkpoints.
         keep_checkpoints: how many of the latest to keep; the best and ``keep_steps`` stay besides.
         keep_steps: steps whose checkpoints are kept, for learning curves.
-        num_plots: examples drawn at each validation, with the curves so far; 0 draws nothing.
+        num_plots: examples drawn, and played, at each validation, with the curves so far; 0 draws nothing.
+        trackers: where metrics and examples go besides ``metrics.jsonl``, as Accelerate calls them: ``tensorboard``,
+            ``wandb``, ``mlflow``, ...; their own environment variables set them up (``WANDB_MODE``, ...).
+        tracker_project: that trackers file the run under; its name there is that of its folder.
     """
 
     num_steps: int = 500_000
@@ -43,6 +47,7 @@ class TrainingConfig:
     final_learning_rate: float = 0.0
     patience: int = 3
     gamma: float = 0.5
+    weight_decay: float = 0.0
     ema_decay: float = 0.0
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
@@ -53,6 +58,8 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     keep_steps: tuple[int, ...] = ()
     num_plots: int = 2
+    trackers: tuple[str, ...] = ("tensorboard",)
+    tracker_project: str = "sqvae_speech"
 
     def __post_init__(self) -> None:
         for name in (
@@ -69,6 +76,7 @@ class TrainingConfig:
         self._one_of("schedule", "milestones", "cosine", "plateau", "constant")
         self._positive("learning_rate")
         self._at_least("warmup_steps", 0)
+        self._at_least("weight_decay", 0)
         self._at_least("patience", 0)
         self._between("final_learning_rate", 0.0, 1.0)
         self._between("gamma", 0.0, 1.0)
@@ -106,6 +114,9 @@ class AutoencoderTrainingConfig(TrainingConfig):
         temperature_init: Gumbel-softmax temperature at step 0.
         temperature_decay: τ = init · exp(-decay · step), as published.
         temperature_final: where τ ends, falling by the same factor each step, in place of ``temperature_decay``.
+        collapse_usage: a warning is given when less than this share of the codes has been in use for
+            ``collapse_steps``; 0 turns it off.
+        collapse_steps: see ``collapse_usage``.
     """
 
     codebook_lr_multiplier: float = 1.0
@@ -114,6 +125,8 @@ class AutoencoderTrainingConfig(TrainingConfig):
     temperature_init: float = 1.0
     temperature_decay: float = 1e-5
     temperature_final: float | None = None
+    collapse_usage: float = 0.05
+    collapse_steps: int = 2000
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,3 +135,6 @@ class AutoencoderTrainingConfig(TrainingConfig):
             self._positive(name)
         if self.temperature_final is not None:
             self._positive("temperature_final")
+        if not 0 <= self.collapse_usage <= 1:
+            raise ValueError(f"training.collapse_usage must be a share from 0 to 1, got {self.collapse_usage}")
+        self._at_least("collapse_steps", 0)

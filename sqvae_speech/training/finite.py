@@ -13,6 +13,10 @@ from sqvae_speech.errors import UserError
 _SHOWN = 8  # names in a message
 
 
+class DivergedError(UserError):
+    """The loss or a gradient is no longer finite. The message says where, and what the last good checkpoint is."""
+
+
 class FiniteWatch:
     """Keeps an eye on loss and gradient norm of every step without waiting for a GPU at each.
 
@@ -45,13 +49,13 @@ class FiniteWatch:
             model: whose gradients are looked through.
 
         Raises:
-            UserError: on a CPU, when it is not finite.
+            DivergedError: on a CPU, when it is not finite.
         """
         self._recent.append((step, batch, scalars))
         names = ("loss", "grad_norm") if self.norm_counts else ("loss",)
         if self.immediate:
             if not all(math.isfinite(scalars[name]) for name in names):
-                raise UserError(self._message(step, _broken_gradients(model.named_parameters())))
+                raise DivergedError(self._message(step, _broken_gradients(model.named_parameters())))
             return
         finite = torch.stack([torch.isfinite(scalars[name]) for name in names]).all()
         self._first_bad = torch.where((self._first_bad < 0) & ~finite, step, self._first_bad)
@@ -60,10 +64,10 @@ class FiniteWatch:
         """Wait for the device and look at all steps so far.
 
         Raises:
-            UserError: one was not finite.
+            DivergedError: one was not finite.
         """
         if not self.immediate and (step := int(self._first_bad)) >= 0:
-            raise UserError(self._message(step, ()))
+            raise DivergedError(self._message(step, ()))
 
     def _message(self, step: int, gradients: Iterable[str]) -> str:
         lines = [f"training has diverged: step {step} is not finite"]

@@ -1,6 +1,5 @@
 """Optimiser, and what a run starts from."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,28 +8,38 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sqvae_speech.config import flatten, to_dict
 from sqvae_speech.errors import UserError
 from sqvae_speech.training.config import TrainingConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]) -> torch.optim.Adam:
-    """Adam over the trainable parameters.
+def build_optimizer(
+    model: nn.Module, config: TrainingConfig, multipliers: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """Adam over the trainable parameters, with ``weight_decay`` AdamW, which spares vectors (norms and biases).
 
     Args:
         model: what to train.
         config: with the learning rate.
         multipliers: relative learning rates by the last part of a parameter's name; of others it is 1.
     """
-    groups: dict[str, list[nn.Parameter]] = {"rest": [], **{name: [] for name in multipliers}}
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             leaf = name.rpartition(".")[2]
-            groups[leaf if leaf in multipliers else "rest"].append(parameter)
-    return torch.optim.Adam(
+            decay = config.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((leaf if leaf in multipliers else "rest", decay), []).append(parameter)
+    ranks = {name: rank for rank, name in enumerate(["rest", *multipliers])}
+    kind = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
+    return kind(
         [
-            {"params": parameters, "lr": config.learning_rate * multipliers.get(name, 1.0), "name": name}
-            for name, parameters in groups.items()
-            if parameters
+            {
+                "params": groups[name, decay],
+                "lr": config.learning_rate * multipliers.get(name, 1.0),
+                "weight_decay": decay,
+                "name": name,
+            }
+            for name, decay in sorted(groups, key=lambda group: (ranks[group[0]], group[1]))
         ],
         fused=True,
     )
@@ -84,21 +93,10 @@ def require_same_model(checkpoint: Path, theirs: Any, ours: Any) -> None:
     """
     if theirs == ours:
         return
-    there, here = _flat(theirs), _flat(ours)
+    there, here = flatten(to_dict(theirs)), flatten(to_dict(ours))
     lines = [f"  model.{key}: {there[key]} there, {here[key]} here" for key in here if here[key] != there[key]]
     raise UserError(
         f"checkpoint {checkpoint} is of another model:\n"
         + "\n".join(lines)
         + "\nresume with the same model settings, or start in another folder"
     )
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dataclasses as ``{"section.key": value}``."""
-    values: dict[str, Any] = {}
-    for key, value in vars(config).items():
-        if dataclasses.is_dataclass(value):
-            values.update(_flat(value, f"{prefix}{key}."))
-        else:
-            values[prefix + key] = value
-    return values

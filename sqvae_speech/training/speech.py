@@ -1,25 +1,31 @@
 """Training of the speech model."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
+from sqvae_speech.audio.vocoder import GriffinLim
 from sqvae_speech.data.reader import batch_utterances
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.modules import length_mask
 from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model, save_speech_model
 from sqvae_speech.models.speech import SpeechModel
+from sqvae_speech.plots import mel_picture, plot_code_histogram, plot_mels
 from sqvae_speech.quantization import CodebookStatistics
 from sqvae_speech.training.autoencoder import AutoencoderTask
+from sqvae_speech.training.examples import Example, Histogram, Picture, Sound
 from sqvae_speech.training.loading import build_loader, load_index
 from sqvae_speech.training.optimization import require_same_model
 from sqvae_speech.training.speech_config import SpeechTrainConfig
 from sqvae_speech.training.task import Place, StepOutput
-from sqvae_speech.training.validation import validate
+from sqvae_speech.training.validation import Shown, validate
 
 VALID_FRAMES = 8000  # of a batch of validation, padding included
+_SOUND_SECONDS = 8.0  # of an example: enough to hear, and of the time of a validation a small part
+_GRIFFIN_LIM_ROUNDS = 30
 
 
 class SpeechTask(AutoencoderTask):
@@ -53,6 +59,8 @@ class SpeechTask(AutoencoderTask):
             self.train_index, config.data, config.training, rank=place.rank, world_size=place.world_size
         )
         quantizer = config.model.quantizer
+        self.drawn: Shown | None = None  # of the last validation
+        self.played: set[str] = set()
         self.statistics = CodebookStatistics(quantizer.codebook_size, quantizer.num_codebooks)
 
     @property
@@ -88,7 +96,8 @@ class SpeechTask(AutoencoderTask):
     def validate(self, model: nn.Module, step: int, plots_dir: Path | None) -> dict[str, float]:
         assert isinstance(model, SpeechModel)
         assert self.valid_index is not None
-        return validate(
+        shown = Shown(self.config.training.num_plots) if plots_dir is not None else None
+        scores = validate(
             model,
             batch_utterances(self.valid_index, max_frames=VALID_FRAMES, speakers=self.speakers),
             temperature=self.temperature(step),
@@ -96,9 +105,38 @@ class SpeechTask(AutoencoderTask):
             mel_spec=self.mel_spec,
             rank=self.place.rank,
             world_size=self.place.world_size,
-            plots_dir=plots_dir,
-            num_plots=self.config.training.num_plots,
+            shown=shown,
         )
+        if shown is not None and plots_dir is not None:
+            self.drawn = shown
+            for name, target, reconstruction in shown.mels:
+                pair = {f"{name}: target": target, "reconstruction": reconstruction}
+                plot_mels(plots_dir / f"mel-{name}.png", pair, self.mel_spec)
+            plot_code_histogram(plots_dir / "codes.png", shown.counts)
+        return scores
+
+    def examples(self, model: nn.Module, step: int) -> Iterator[Example]:
+        """Log-mels and Griffin-Lim of the utterances drawn at the last validation, latents, use of the codes."""
+        shown = self.drawn
+        assert shown is not None
+        vocoder = GriffinLim(self.mel_spec, n_iter=_GRIFFIN_LIM_ROUNDS)
+        frames = int(_SOUND_SECONDS * self.mel_spec.frame_rate)
+        for name, target, reconstruction in shown.mels:
+            yield Picture(f"mel/{name}", mel_picture((target, reconstruction)))
+            sounds = {"reconstruction": reconstruction}
+            if name not in self.played:  # the target stays what it is
+                self.played.add(name)
+                sounds["target"] = target
+            for kind, mel in sounds.items():
+                # a network that has just begun may give anything
+                wav = vocoder.vocode(mel[:, :frames].float().nan_to_num().clamp(-10.0, 10.0))
+                yield Sound(f"{kind}/{name}", wav.numpy(), self.mel_spec.sample_rate)
+        for name, values in (("latents", shown.latents), ("log_var", shown.log_var)):
+            if values is not None:
+                yield Histogram(name, values.float().numpy().ravel())
+        if shown.counts is not None:
+            for number, counts in enumerate(shown.counts.view(-1, shown.counts.shape[-1])):
+                yield Histogram(f"codes/{number}", np.arange(len(counts)), counts.numpy())
 
     def save_model(self, directory: Path, model: nn.Module, step: int) -> None:
         assert isinstance(model, SpeechModel)

@@ -1,7 +1,7 @@
 """What the training loop asks of what is trained: data, model, loss, scores, files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sqvae_speech.training.config import TrainingConfig
+from sqvae_speech.training.examples import Example
 
 
 class Place(NamedTuple):
@@ -79,8 +80,8 @@ class Task(ABC):
         loader: of training batches.
         monitor: the validation score whose smallest value marks the best checkpoint.
         shown: scalars on the progress line, ``{scalar: format}``.
-        curves: figures drawn from the metrics: ``{figure: ("train/loss", "valid/loss", ...)}``.
-        amount_unit: what :meth:`amount` counts.
+        curves: figures drawn from the metrics, a panel a metric: ``{figure: ("train/loss", "valid/loss", ...)}``.
+        amount_unit: what :meth:`amount` counts, in the plural.
 
     Raises:
         UserError: data that is missing or does not fit together.
@@ -152,6 +153,18 @@ class Task(ABC):
             step: steps done.
             plots_dir: where figures go; None draws nothing.
         """
+
+    def examples(self, model: nn.Module, step: int) -> Iterable[Example]:
+        """What to show of the model to whoever follows the run: pictures, sounds, histograms, texts.
+
+        Called right after :meth:`validate`, on the main process alone (so no collectives), without gradients, and
+        where training's random numbers are out of reach.
+
+        Args:
+            model: not wrapped; left in the mode it was in.
+            step: steps done.
+        """
+        return ()
 
     @abstractmethod
     def save_model(self, directory: Path, model: nn.Module, step: int) -> None:

@@ -11,6 +11,7 @@ from sqvae_speech.training.task import Task
 # name -> (module, class)
 TASKS = {
     "speech": ("sqvae_speech.training.speech", "SpeechTask"),
+    "unit_lm": ("sqvae_speech.training.unit_lm", "UnitLmTask"),
 }
 
 

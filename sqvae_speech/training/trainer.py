@@ -15,18 +15,18 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from sqvae_speech.config import dump_yaml
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, snapshot, write_text
+from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, snapshot
 from sqvae_speech.training.finite import FiniteWatch
+from sqvae_speech.training.follow import RunFollower
 from sqvae_speech.training.interruption import Interrupted, Interruption
-from sqvae_speech.training.metrics_log import MetricsLog
 from sqvae_speech.training.optimization import build_optimizer
 from sqvae_speech.training.schedules import LearningRate
 from sqvae_speech.training.task import Place, Task, TaskConfig
 from sqvae_speech.training.tasks import task_class
+from sqvae_speech.training.trackers import require_trackers
 from sqvae_speech.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -37,16 +37,18 @@ def train(config: TaskConfig, exp_dir: str | Path, *, resume: bool = True, progr
 
     Args:
         config: the whole run; its ``task`` says of what.
-        exp_dir: where checkpoints, metrics and plots go.
+        exp_dir: where checkpoints, metrics, plots and the record of the run go.
         resume: go on from ``checkpoints/latest`` when it is there; False refuses to touch a folder that has one.
-        progress: show a progress bar.
+        progress: show a progress line.
 
     Returns:
         The last checkpoint.
 
     Raises:
-        UserError: data that is missing or does not fit together, a batch that processes cannot share, a checkpoint
-            of another model or data, a loss that is not finite, a last checkpoint that cannot be written.
+        UserError: a tracker that is unknown or not installed, data that is missing or does not fit together, a batch
+            that processes cannot share, a checkpoint of another model or data, a last checkpoint that cannot be
+            written.
+        DivergedError: a loss that is not finite.
         Interrupted: SIGTERM, SIGUSR1 or SIGINT came; the step was finished and saved.
     """
     return Trainer(config, Path(exp_dir), resume=resume, progress=progress).run()
@@ -58,8 +60,8 @@ class Trainer:
     def __init__(self, config: TaskConfig, exp_dir: Path, *, resume: bool, progress: bool):
         self.config = config
         self.exp_dir = exp_dir
-        self.progress = progress
         settings = config.training
+        require_trackers(settings.trackers)
         self.accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             # static: every step uses every parameter in the same way
@@ -101,35 +103,25 @@ class Trainer:
             self._after_divergence,
             norm_counts=settings.mixed_precision != "fp16",
         )
-        self.metrics: MetricsLog | None = None
-        if self.accelerator.is_main_process:
-            exp_dir.mkdir(parents=True, exist_ok=True)
-            write_text(exp_dir / "config.yaml", dump_yaml(config))
-            self.metrics = MetricsLog(exp_dir, self.task.curves, self.step)
+        self.follow = RunFollower(config, exp_dir, self.task, self.accelerator, step=self.step, progress=progress)
 
     def run(self) -> Path:
         """Train from the current step to the last."""
         settings = self.config.training
-        bar = tqdm(
-            total=settings.num_steps,
-            initial=self.step,
-            unit="step",
-            disable=not (self.progress and self.accelerator.is_main_process),
-            dynamic_ncols=True,
-        )
-        batches = iter(self.task.loader)
-        self.model.train()
         received = 0
-        with Interruption(self.place.device, settings.log_interval) as interruption:
+        with self.follow, Interruption(self.place.device, settings.log_interval) as interruption:
+            batches = self.follow.batches(iter(self.task.loader))
+            self.model.train()
             while self.step < settings.num_steps and not received:
                 report = self._train_step(next(batches))
-                bar.update()
+                self.follow.stepped(self.step)
                 if self.step % settings.log_interval == 0:
-                    self._log_training(report, bar)
+                    self._log_training(report)
                 last = self.step == settings.num_steps
                 improved = False
                 if self.task.has_validation and (self.step % settings.valid_interval == 0 or last):
-                    improved = self._validate()
+                    with self.follow.pause():
+                        improved = self._validate()
                 received = 0 if last else interruption.agreed(self.step)
                 if (
                     improved
@@ -138,8 +130,8 @@ class Trainer:
                     or self.step % settings.checkpoint_interval == 0
                     or self.step in settings.keep_steps
                 ):
-                    self._save(best=improved)
-            bar.close()
+                    with self.follow.pause():
+                        self._save(best=improved)
             self._close()
         latest = self.checkpoints.latest()
         assert latest is not None or self.step == 0
@@ -149,14 +141,10 @@ class Trainer:
         return latest
 
     def _close(self) -> None:
-        """Wait for what is being written, draw the curves, let go of the other processes."""
+        """Wait for what is being written, let go of the other processes."""
         try:
             self.checkpoints.finish()
         finally:
-            if self.metrics is not None:
-                if self.config.training.num_plots:
-                    self.metrics.plot()
-                self.metrics.close()
             self.accelerator.wait_for_everyone()
             self._leave_processes()
 
@@ -211,43 +199,30 @@ class Trainer:
                 f"of training.batch_size {settings.batch_size}: lower the one or raise the other"
             )
 
-    def _log_training(self, report: dict[str, Tensor], bar: tqdm) -> None:
+    def _log_training(self, report: dict[str, Tensor]) -> None:
         """Write the step's scalars, and what has gathered since the last line."""
         self.watch.check()
         values = {name: float(value) for name, value in report.items()}
         values.update(self.task.interval_scalars(self.step))
         values["learning_rate"] = self.learning_rate.current
         values["epoch"] = self.task.loader.epoch
-        bar.set_postfix(
-            {name: format(values[name], form) for name, form in self.task.shown.items() if name in values}
-        )
-        self._record("train", values)
+        self.follow.training(values)
 
     def _after_divergence(self) -> str:
         latest = self.checkpoints.finish()
         good = f"the last good checkpoint is {latest}" if latest else "there is no checkpoint yet"
         return f"{good}; lower training.learning_rate, or look at the examples of the batch"
 
-    def _record(self, split: str, values: dict[str, float]) -> None:
-        if self.metrics is None:
-            return
-        try:
-            self.metrics.write(self.step, split, values)
-        except OSError as error:  # a full disk: the run is worth more than a line of its log
-            logger.error("metrics of step %d could not be written (%s)", self.step, error)
-
     def _validate(self) -> bool:
         """Validate; returns whether this is the smallest error so far."""
         self.watch.check()
-        plots = self.metrics is not None and self.config.training.num_plots > 0
-        scores = self.task.validate(self._model_to_use(), self.step, self.exp_dir / "plots" if plots else None)
+        model = self._model_to_use()
+        scores = self.task.validate(model, self.step, self.follow.plots_dir)
         score = scores[self.task.monitor]
         improved = score < self.best
         self.best = min(self.best, score)
         self.learning_rate.after_validation(score)
-        self._record("valid", scores)
-        if plots and self.metrics is not None:
-            self.metrics.plot()
+        self.follow.validation(scores, model)
         return improved
 
     def _model_to_use(self) -> nn.Module:

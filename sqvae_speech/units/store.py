@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class UnitStoreMeta:
         mel_spec: ``MelSpec.to_dict()`` of the features that were encoded, or None.
         checkpoint: fingerprint of the model that made them, or None.
         deduplicated: runs are collapsed. Their durations are kept, unless the units came from a form without them.
+        shape: ``(rows, columns)`` of the codes of an image, which are stored in raster order; None for speech.
     """
 
     codebook_size: int
@@ -50,6 +51,13 @@ class UnitStoreMeta:
     mel_spec: dict[str, Any] | None = None
     checkpoint: str | None = None
     deduplicated: bool = False
+    shape: tuple[int, int] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "UnitStoreMeta":
+        """The inverse of ``dataclasses.asdict``, also after JSON."""
+        shape = values.get("shape")
+        return cls(**{**values, "shape": None if shape is None else tuple(shape)})
 
     def check(self, units: UtteranceUnits) -> None:
         """Raise :class:`UserError` when an utterance does not fit this description."""
@@ -62,6 +70,9 @@ class UnitStoreMeta:
                 f"{name}: code {worst} is outside a codebook of {self.codebook_size} (0 to "
                 f"{self.codebook_size - 1}): the codebook size given is not that of the model that made these units"
             )
+        if self.shape is not None and codes.shape[1] != self.shape[0] * self.shape[1]:
+            rows, columns = self.shape
+            raise UserError(f"{name}: {codes.shape[1]} units, but the images of the store have {rows} x {columns}")
         if units.durations is not None and not self.deduplicated:
             raise UserError(f"{name}: has durations, but the store is not marked as deduplicated")
 
@@ -209,6 +220,22 @@ def require_same_codebook(meta: UnitStoreMeta, codebook_size: int, num_codebooks
             )
 
 
+def require_same_units(one: UnitStoreMeta, two: UnitStoreMeta, what: str, other: str) -> None:
+    """Raise :class:`UserError`, with both values, when the units of two stores cannot be modelled as one kind.
+
+    What only one of them says (a text form knows neither frame rate nor checkpoint) is not compared.
+    """
+    require_same_codebook(one, two.codebook_size, two.num_codebooks, what, other)
+    for name in ("deduplicated", "shape", "frame_rate", "checkpoint"):
+        first, second = getattr(one, name), getattr(two, name)
+        known = name in ("deduplicated", "shape") or None not in (first, second)
+        if known and first != second:
+            raise UserError(
+                f"{what} has {name} {first}, {other} has {name} {second}: units of different kinds; encode both with "
+                "one model, and deduplicate both or neither"
+            )
+
+
 def _meta(path: Path, schema: pa.Schema) -> UnitStoreMeta:
     stored = (schema.metadata or {}).get(_KEY)
     if stored is None:
@@ -222,7 +249,7 @@ def _meta(path: Path, schema: pa.Schema) -> UnitStoreMeta:
         raise UserError(
             f"{path}: written by a newer sqvae_speech (store version {version}, this one reads {VERSION})"
         )
-    return UnitStoreMeta(**fields)
+    return UnitStoreMeta.from_dict(fields)
 
 
 def _batch(rows: list[UtteranceUnits], schema: pa.Schema) -> pa.RecordBatch:

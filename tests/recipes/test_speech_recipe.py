@@ -98,6 +98,26 @@ def test_other_options_do_only_what_depends_on_them(whole, recipe):
     assert recipe("vctk", work, *options).done == [4, 5], "and back"
 
 
+def test_a_language_model_over_the_units(whole, recipe):
+    work, options = whole
+    size = "--model.dim 16 --model.num_layers 1 --model.num_heads 2 --model.context 16 --training.batch_size 4"
+    options = (*options, "--stage", "7", "--stop-stage", "7", "--num-samples", "1", "--lm-args")
+    run = recipe("vctk", work, *options, f"{size} --training.num_steps 4")
+    assert run.status == 0, run.errors
+    assert run.done == [7]
+    lm = work / "exp" / "small" / "lm"
+    splits = json.loads((lm / "scores.json").read_text())["splits"]
+    assert [split["split"] for split in splits] == ["dev", "test"]
+    assert all(list(split["scores"]) == ["uniform", "unigram", "bigram", "transformer"] for split in splits)
+    assert "| test | transformer |" in run.output, "the end of the run prints the scores"
+    assert len(read_units(lm / "samples" / "units.parquet")) == 1
+    assert (lm / "samples" / "log.jsonl").exists()
+    assert recipe("vctk", work, *options, f"{size} --training.num_steps 4").skipped == [7]
+    run = recipe("vctk", work, *options, f"{size} --training.num_steps 3")
+    assert run.done == [7], "other settings, another model"
+    assert (lm / "checkpoints" / "latest").read_text().strip() == "step-00000003"
+
+
 def test_force_does_a_done_stage_again(whole, recipe):
     work, options = whole
     units = work / "exp" / "small" / "units" / "test.parquet"

@@ -175,5 +175,3 @@ def test_bad_input_is_refused():
 def test_unknown_vocoders_are_refused_with_what_is_legal():
     with pytest.raises(UserError, match="'griffinlim', did you mean 'griffin_lim'"):
         load_vocoder("griffinlim", PRESETS["sqvae16k"])
-    with pytest.raises(UserError, match=r"torch\.hub vocoders cannot be loaded yet; griffin_lim needs no download"):
-        load_vocoder("hub:a/b:c", PRESETS["sqvae16k"])

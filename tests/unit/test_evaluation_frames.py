@@ -104,6 +104,16 @@ def test_labels_of_data_directories(world, tmp_path):
         list(EvaluationSet.of([world.shards, world.shards]))
 
 
+def test_intervals_that_spell_the_transcript_are_words(world):
+    utterance = next(iter(iterate_utterances(world.shards)))
+    ali = [(0.0, 0.2, "SIL"), (0.2, 0.3, "Two"), (0.3, 0.4, "words")]
+    for text, are_words in (("two words.", True), ("two other words", False), (None, False)):
+        labelled = replace(utterance, meta={**utterance.meta, "ali": ali, "text": text})
+        (sequence,) = MelSource(world.bundle.mel_spec).frames([labelled], ["mel"])
+        assert sequence.words == (tuple(Interval(*one) for one in ali) if are_words else ())
+        assert sequence.phones == (() if are_words else tuple(Interval(*one) for one in ali))
+
+
 def test_kmeans(world):
     source = ModelSource(world.bundle)
     one = fit_kmeans(source, EvaluationSet.of([world.shards]), 8, seed=3)
@@ -157,6 +167,8 @@ def test_items_of_phones_and_words():
     words = word_items([phones("SIL", "a", "b", "SIL"), replace(phones("a"), text="two words")])
     assert words == [Item("u", 0.1, 0.3, "five", "SIL", "SIL", "s")]
     assert word_items([replace(phones(), text="SIX")])[0].offset == 0.0
+    words = (Interval(0.0, 0.2, "Two"), Interval(0.2, 0.3, "SIL"), Interval(0.3, 0.4, "words"))
+    assert [item.label for item in word_items([replace(phones(), words=words)])] == ["two", "words"]
     with pytest.raises(UserError, match="no span 'triphon', did you mean 'triphone'"):
         phone_items([], "triphon")
 

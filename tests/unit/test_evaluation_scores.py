@@ -14,7 +14,8 @@ from sqvae_speech.data.reader import UtteranceMel, iterate_utterances
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.codebook import CodebookAccumulator
 from sqvae_speech.evaluation.reconstruction import squared_error_sums
-from sqvae_speech.evaluation.report import markdown, report, write_report
+from sqvae_speech.evaluation.report import markdown, report
+from sqvae_speech.evaluation.report_files import write_report
 from sqvae_speech.evaluation.scores import score_shards, score_utterances
 
 
@@ -136,7 +137,7 @@ def test_short_utterances_are_named_and_left_out(world):
 def test_report(world, tmp_path):
     scores = score_shards(world.bundle, world.shards, target_speakers=["eve"], progress=False)
     values = report(world.bundle, "exp/x", [scores])
-    files = write_report(tmp_path / "out" / "scores.json", values)
+    files = write_report(tmp_path / "out" / "scores.json", values, markdown(values))
     assert [file.name for file in files] == ["scores.json", "scores.md"]
     read = json.loads(files[0].read_text())
     assert read["splits"][0]["error_db2"]["pooled"] == scores.error.pooled

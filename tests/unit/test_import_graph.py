@@ -20,9 +20,10 @@ LAYERS = {
     "audio": set(),
     "models": {"quantization", "audio"},
     "data": {"audio"},
-    "training": {"audio", "models", "data", "quantization", "plots"},
+    "training": {"audio", "models", "data", "quantization", "units", "plots"},
     "units": {"models", "data", "audio", "plots"},
     "evaluation": {"units", "models", "data", "audio", "plots"},
+    "experiments": {"training", "data", "plots"},
     "tokenizer": {"models", "audio", "units"},
 }
 LAYERS["bin"] = set(LAYERS)

@@ -17,6 +17,7 @@ from toy_task import ToyConfig, ToyLoader, column, settings, toy, weights
 from sqvae_speech.errors import UserError
 from sqvae_speech.training.config import AutoencoderTrainingConfig
 from sqvae_speech.training.interruption import Interrupted
+from sqvae_speech.training.lock import lock_run
 from sqvae_speech.training.schedules import temperature_at
 from sqvae_speech.training.task import Place
 from sqvae_speech.training.trainer import train
@@ -193,9 +194,9 @@ def test_a_loss_that_is_not_finite_names_the_batch_and_keeps_the_checkpoint(tmp_
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*")) == ["step-00000005"]
 
 
-def on_a_small_disk(exp_dir, num_steps: int) -> None:
+def on_a_small_disk(stderr: int, exp_dir, num_steps: int) -> None:
     """Train where files may have 2 kB: a checkpoint's state has more, metrics have less."""
-    sys.stderr = (exp_dir.parent / "stderr").open("w")
+    sys.stderr = os.fdopen(stderr, "w")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     import logging
 
@@ -222,8 +223,11 @@ def in_a_fork(function, *arguments) -> int:
 def test_a_full_disk_is_reported_and_leaves_the_last_checkpoint(tmp_path):
     exp_dir = tmp_path / "exp"
     run(exp_dir, num_steps=5)
-    assert in_a_fork(on_a_small_disk, exp_dir, 15) == 1
-    said = (tmp_path / "stderr").read_text()
+    reader, writer = os.pipe()  # not a file, which could not have more than the others
+    assert in_a_fork(on_a_small_disk, writer, exp_dir, 15) == 1
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        said = file.read()
     assert said.count("a checkpoint could not be written") >= 1  # after step 10, and the run went on
     assert "the last checkpoint could not be written" in said
     assert "goes on from" in said
@@ -231,6 +235,21 @@ def test_a_full_disk_is_reported_and_leaves_the_last_checkpoint(tmp_path):
     run(exp_dir, num_steps=15)
     run(tmp_path / "whole", num_steps=15)
     assert torch.equal(weights(exp_dir, 15)["linear.weight"], weights(tmp_path / "whole", 15)["linear.weight"])
+
+
+def test_a_folder_is_trained_in_by_one_run_at_a_time(tmp_path):
+    class Second(ToyLoader):
+        def __iter__(self):
+            if self.position == 0:
+                with pytest.raises(UserError, match=r"is being trained in by process \d+ on"):
+                    lock_run(tmp_path)  # another open file: as another process has it
+            return super().__iter__()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toy_task.ToyLoader", Second)
+        run(tmp_path)
+    assert column(tmp_path, "loss") != []
+    run(tmp_path, num_steps=11)  # it is free again
 
 
 # ---- kills

@@ -1,0 +1,1 @@
+"""Many runs: listing and comparing them, searching over configurations. Knows their files, not their models."""
