@@ -132,6 +132,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     from sqvae_speech.evaluation.evidence import EvaluationOptions, evaluate
     from sqvae_speech.evaluation.evidence_report import markdown, write_evidence
     from sqvae_speech.evaluation.items import read_items
+    from sqvae_speech.units.batches import choose_device
 
     if not args.no_abx:
         require_without_abx(require_fastabx)
@@ -150,6 +151,7 @@ def _evaluate(argv: Sequence[str]) -> int:
             max_size_group=args.max_size_group or None,
             max_x_across=args.max_x_across or None,
             seed=args.seed,
+            device=choose_device(args.device),
             progress=not args.quiet,
         ),
     )

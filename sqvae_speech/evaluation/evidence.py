@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from sqvae_speech.errors import UserError
@@ -39,6 +40,7 @@ class EvaluationOptions:
         probes: targets, see :mod:`sqvae_speech.evaluation.probes`.
         tolerance: of boundaries, s.
         seed: of all draws.
+        device: to compute ABX on.
         progress: show progress bars.
     """
 
@@ -51,6 +53,7 @@ class EvaluationOptions:
     probes: tuple[str, ...] = TARGETS
     tolerance: float = TOLERANCE
     seed: int = 0
+    device: torch.device | str = "cpu"
     progress: bool = False
 
 
@@ -161,7 +164,7 @@ def _abx(
     found: dict[str, dict[str, dict[str, Any] | None]] = {}
     for span, (items, contexts) in spans.items():
         if items:
-            data = AbxData(by_id, items, kind)
+            data = AbxData(by_id, items, kind, device=options.device)
             scores = {
                 condition.name: data.score(
                     condition,
@@ -213,10 +216,7 @@ def _units(
 
 def _error(source: FrameSource, test: EvaluationSet) -> float | None:
     """Of the decoded log-mel, dB², each utterance as its own speaker; None where some were not trained."""
-    if not isinstance(source, ModelSource):
+    if not isinstance(source, ModelSource) or not test.speakers <= set(source.bundle.speakers):
         return None
-    utterances = list(test)
-    if not {utterance.speaker for utterance in utterances} <= set(source.bundle.speakers):
-        return None
-    scores = score_utterances(source.bundle, utterances, max_frames=source.max_frames, device=source.device)
+    scores = score_utterances(source.bundle, test, max_frames=source.max_frames, device=source.device)
     return None if scores.error is None else scores.error.pooled

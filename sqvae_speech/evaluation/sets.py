@@ -41,6 +41,11 @@ class EvaluationSet:
             specs[0].require_same(spec, f"the shards of {self.shards[0]}", f"those of {folder}")
         return specs[0]
 
+    @property
+    def speakers(self) -> set[str]:
+        """Of all shards."""
+        return {speaker for folder in self.shards for speaker in ShardIndex.load(folder).speakers}
+
     def __iter__(self) -> Iterator[UtteranceMel]:
         """All utterances, one in memory at a time.
 

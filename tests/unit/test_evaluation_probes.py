@@ -32,7 +32,7 @@ def said(count, seed, *, speaker_in=1.0, word_in=1.0, first=0):
                 {"latents": frames.astype(np.float32)},
                 codes[None],
                 (Interval(0.0, 0.1, f"x{word}"), Interval(0.1, 0.2, "y")),
-                WORDS[word],
+                text=WORDS[word],
             )
         )
     return sequences
