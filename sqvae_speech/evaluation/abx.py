@@ -93,7 +93,7 @@ def require_fastabx() -> Any:
     Raises:
         UserError: it is not installed, or this Python is too old for it.
     """
-    return require("fastabx", "abx", "ABX", newer_than=(3, 12))
+    return require("fastabx", "abx", "ABX", since=(3, 12))
 
 
 class AbxData:

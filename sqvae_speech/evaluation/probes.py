@@ -139,8 +139,8 @@ def probe(
     held_out = "utterance" if target == "speaker" else "speaker"
     numbers = _fold_numbers(test, pool, held_out, folds, divided=train is None or held_out == "speaker")
     correct = trained_on = 0
-    used = []
-    for number in np.unique(numbers.test):
+    used = np.unique(numbers.test)
+    for number in used:
         tested = numbers.test == number
         training = np.flatnonzero(numbers.train != number)
         if len(training) > MAX_EXAMPLES:
@@ -150,7 +150,6 @@ def probe(
         predicted = _classify(pool.features[training], pool.labels[training], test.features[tested])
         correct += int((predicted == test.labels[tested]).sum())
         trained_on += len(training)
-        used.append(number)
     _, counts = np.unique(test.labels, return_counts=True)
     return ProbeScore(
         accuracy=correct / len(test.labels),
