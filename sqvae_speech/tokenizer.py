@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +17,13 @@ from sqvae_speech.audio.sources import Wav, WavLike, checked_samples, wav_source
 from sqvae_speech.audio.stream import Level, measure_level
 from sqvae_speech.audio.vocoder import Vocoder, load_vocoder
 from sqvae_speech.errors import UserError, nearest
-from sqvae_speech.models.card import model_card
-from sqvae_speech.models.hub import push_folder, resolve_model, staging_folder
+from sqvae_speech.models.exporting import export_compiled, export_onnx
 from sqvae_speech.models.inference import UnitTiming, for_inference
-from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model, save_speech_model
+from sqvae_speech.models.pretrained import SpeechBundle
 from sqvae_speech.models.results import Mel, Posterior, Speech, Units, padded
+from sqvae_speech.models.sharing import SharedModel
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
-from sqvae_speech.models.streaming import UnitStream, read_indices, read_posterior
+from sqvae_speech.models.streaming import UnitStream, read_indices, read_near_ties, read_posterior
 from sqvae_speech.models.wavs import WavReader
 from sqvae_speech.units.batches import choose_device
 from sqvae_speech.units.convert_voice import speaker_index
@@ -32,7 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 BUNDLED = Path(__file__).parent / "pretrained" / "mini"
 
 
-class SpeechTokenizer:
+class SpeechTokenizer(SharedModel):
     """A trained model with its features: wav to units, units to wav.
 
     Units of an utterance do not depend on what is encoded with it: alone, in any batch, from memory, from a file or
@@ -43,7 +44,8 @@ class SpeechTokenizer:
         bundle: the model.
         device: ``auto`` (a GPU when there is one) or any torch device.
         dtype: of the encoder's convolutions: ``float32``, or ``bfloat16`` or ``float16``, which are faster on some
-            devices and change some units. Features, quantizer and decoder are not affected.
+            devices and change some units, also with company. Quantizer and decoder are not affected; features are
+            then computed in float32 where that is closer than the convolutions are (``sqvae16k``).
 
     Attributes:
         bundle: the model as it was trained, with what it was trained for.
@@ -64,86 +66,11 @@ class SpeechTokenizer:
         self.dtype = DTYPES[name]
         self.bundle = replace(bundle, model=bundle.model.to(self.device).eval())
         self.timing = UnitTiming(bundle.mel_spec)
-        double = torch.float32 if self.device.type == "mps" else torch.float64  # which that device lacks
-        self.logmel = LogMel(bundle.mel_spec, double).to(self.device)
+        single = self.dtype != torch.float32 and bundle.mel_spec.normalize
+        single = single or self.device.type == "mps"  # which has no float64
+        self.logmel = LogMel(bundle.mel_spec, torch.float32 if single else torch.float64).to(self.device)
         self.network = for_inference(self.bundle.model, self.dtype)
         self._wavs = WavReader(self.network, self.logmel)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | os.PathLike[str],
-        *,
-        device: str = "cpu",
-        dtype: str | torch.dtype = "float32",
-        offline: bool = False,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-    ) -> "SpeechTokenizer":
-        """Load a tokenizer from a folder (of a run, a checkpoint, an exported model) or from the Hugging Face Hub.
-
-        Args:
-            name: the folder, or a Hub id ``owner/name``. A folder of that name is taken first, without any network.
-            device: see the class.
-            dtype: see the class.
-            offline: take a Hub id from the cache only.
-            revision: branch, tag or commit of a Hub id.
-            token: for a private model of the Hub; by default the one that ``hf auth login`` stored.
-            cache_dir: of the Hub; by default its own.
-
-        Raises:
-            UserError: there is none, or it is damaged.
-        """
-        folder = resolve_model(name, offline=offline, revision=revision, token=token, cache_dir=cache_dir)
-        return cls(load_speech_model(folder), device=device, dtype=dtype)
-
-    def save_pretrained(
-        self,
-        directory: str | os.PathLike[str],
-        *,
-        name: str | None = None,
-        licence: str | None = None,
-        data: str | None = None,
-    ) -> Path:
-        """Write ``config.json``, ``model.safetensors`` and ``README.md``, a model card, which is all that is needed.
-
-        Args:
-            directory: made if need be; each file is written beside its name and renamed.
-            name: what the card calls it; by default the folder.
-            licence: of the weights, an SPDX id in lower case (``cc-by-4.0``), for the card.
-            data: what it was trained on, in words, for the card; by default what the run says.
-        """
-        target = Path(directory)
-        if target.exists() and not target.is_dir():
-            raise UserError(f"{target} is a file; a folder is wanted")
-        card = model_card(self.bundle, name or target.resolve().name, licence=licence, data=data)
-        with staging_folder(target) as staging:
-            save_speech_model(Path(staging), self.bundle)
-            (Path(staging) / "README.md").write_text(card, encoding="utf-8")
-            target.mkdir(exist_ok=True)
-            for file in Path(staging).iterdir():
-                os.replace(file, target / file.name)
-        return target
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        licence: str | None = None,
-        data: str | None = None,
-    ) -> str:
-        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub; returns the repository's address.
-
-        Raises:
-            UserError: not an id, not logged in, no right to write, no network.
-        """
-        with staging_folder(Path.cwd() / "upload") as staging:
-            folder = self.save_pretrained(Path(staging) / "model", name=repo_id, licence=licence, data=data)
-            return push_folder(folder, repo_id, private=private, token=token, revision=revision)
 
     @property
     def mel_spec(self) -> MelSpec:
@@ -235,6 +162,14 @@ class SpeechTokenizer:
         sizes = torch.tensor([value.shape[1] for value in values], device=self.device)
         return Posterior(padded(values), sizes)
 
+    def near_ties(self, wav: WavLike, sample_rate: int | None = None, **options: Any) -> list[Tensor]:
+        """Of which units two codes are as good as equal, (U,) bool of each wav: float32 rounding could change them.
+
+        Other runtimes may choose the other one; :meth:`encode` decides in float64. Arguments as :meth:`encode`.
+        """
+        read = self._wavs.read(wav_sources(wav, sample_rate, **options), read_near_ties)
+        return [one.values for one in read]
+
     def decode(
         self,
         units: Units | Tensor | np.ndarray,
@@ -287,6 +222,22 @@ class SpeechTokenizer:
         for name in [speaker] if isinstance(speaker, str) else speaker:
             speaker_index(self.speakers, name)
         return self.decode(self.encode(wav, sample_rate, channel=channel), speaker, vocoder=vocoder)
+
+    def export_onnx(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write wav-to-units as an ONNX file, see :func:`~sqvae_speech.models.exporting.export_onnx`.
+
+        Raises:
+            UserError: another suffix than ``.onnx``, or the packages of the extra ``onnx`` are not here.
+        """
+        return export_onnx(self.bundle, path)
+
+    def export_compiled(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Compile wav-to-units into a ``.pt2``, see :func:`~sqvae_speech.models.exporting.export_compiled`.
+
+        Raises:
+            UserError: another suffix, or no C++ compiler.
+        """
+        return export_compiled(self.bundle, path)
 
     def level(self, wav: Wav, sample_rate: int | None = None, *, channel: int | str | None = None) -> Level:
         """The level of a whole wav, which a stream needs to give its offline units from the beginning on."""

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """How fast speech becomes units, and how many units a faster way changes.
 
-    OMP_NUM_THREADS=2 python tools/bench_encode.py --model exp/x --wavs DIR --output benchmarks/results/encode
+    OMP_NUM_THREADS=2 python tools/bench_encode.py --model exp/x --wavs DIR --exports DIR --long 120
 
-writes encode.md and encode.json. DIR is a folder of recordings, any depth; without it, generated voices are used, and
-without --model an untrained network of the published sizes, whose units mean little.
+writes benchmarks/results/encode_cpu.md and .json. `--wavs` is a folder of recordings, any depth; without it,
+generated voices are used, and without `--model` an untrained network of the published sizes, whose units mean little.
+`--exports` also times ONNX Runtime and AOTInductor, whose files it keeps in that folder (compiling takes a minute).
 
 xRT is seconds of speech encoded in a second. The baseline is the plain loop: one utterance at a time through the
 network as it was trained. Contenders take turns; a figure is the best of its rounds, since whatever else runs only
@@ -12,7 +13,9 @@ slows it down.
 """
 
 import argparse
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,17 +24,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench_common import machine_facts, peak, reset_peak, synchronizer, write_results
+from bench_common import machine_facts, synchronizer, write_results
 
-from sqvae_speech.audio.wav import read_wav
-from sqvae_speech.data.reader import pad
+from sqvae_speech.audio.wav import read_wav, wav_info
+from sqvae_speech.models.exported import ExportedTokenizer
+from sqvae_speech.models.exporting import export_compiled, export_onnx
+from sqvae_speech.models.graph import MelToUnits
 from sqvae_speech.models.inference import for_inference
-from sqvae_speech.models.speech import SpeechModel
+from sqvae_speech.models.wavs import BATCH_SECONDS
 from sqvae_speech.tokenizer import SpeechTokenizer, speech_tokenizer
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SUFFIXES = {".wav", ".flac", ".ogg", ".mp3"}
+Batch = tuple[list[int], Tensor, Tensor]  # numbers of the utterances, padded values, lengths
 
 
 class Contender(NamedTuple):
@@ -60,16 +68,19 @@ def main() -> int:
     seconds = sum(map(len, wavs)) / tokenizer.sample_rate
     document: dict[str, Any] = {
         "machine": machine_facts(args.device),
-        "settings": {**vars(args), "model": args.model is not None, "wavs": args.wavs is not None},
+        "settings": {
+            key: value for key, value in vars(args).items() if key not in ("model", "wavs", "exports", "output")
+        },
+        "command": command(args),
         "utterances": len(wavs),
         "seconds": seconds,
         "tokenizer": repr(tokenizer),
+        "near_ties": sum(int(one.sum()) for one in tokenizer.near_ties(wavs, tokenizer.sample_rate)),
     }
-    document["settings"]["output"] = args.output.name
     document["cases"] = measure(contenders(tokenizer, wavs, args), seconds, args)
-    document["streams"] = [stream(tokenizer, wavs, size) for size in (0.02, 0.1, 1.0)]
+    document["streams"] = [stream(tokenizer, wavs, size, CLOCKS[args.clock]) for size in (0.02, 0.1, 1.0)]
     if args.long:
-        document["long"] = long_file(tokenizer, wavs, args)
+        document["long"] = long_file(tokenizer, wavs, args.long)
     write_results(args.output, document, report(document))
     return 0
 
@@ -79,18 +90,34 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", help="experiment, checkpoint or exported model")
     parser.add_argument("--wavs", type=Path, help="folder of recordings")
     parser.add_argument("--minutes", type=float, default=17.0, help="of speech, at most")
-    parser.add_argument("--batch", type=int, default=16, help="utterances of a batch of the network alone")
+    parser.add_argument("--batch", type=int, default=16, help="utterances of a padded batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: seconds of all threads together, for provisional figures of one thread on a busy machine",
+    )
+    parser.add_argument("--exports", type=Path, help="folder for exported models, which are timed too")
+    parser.add_argument(
         "--long", type=float, default=0.0, metavar="MINUTES", help="also encode one file of this length"
     )
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/encode"), help="without suffix")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/encode_cpu"), help="without suffix")
     return parser.parse_args()
 
 
+def command(args: argparse.Namespace) -> str:
+    """As it was given, without the names of folders."""
+    words = [f"--{name} DIR" for name in ("model", "wavs", "exports") if getattr(args, name) is not None]
+    words += [f"--{name} {getattr(args, name):g}" for name in ("minutes", "batch", "rounds", "long")]
+    threads = torch.get_num_threads()
+    words += [f"--{name} {getattr(args, name)}" for name in ("device", "clock")]
+    return f"OMP_NUM_THREADS={threads} python tools/bench_encode.py {' '.join(words)}"
+
+
 def recordings(folder: Path | None, sample_rate: int, seconds: float) -> list[np.ndarray]:
-    """Wavs at the model's rate, in the order of their paths, about ``seconds`` in all."""
+    """Wavs at the model's rate, in the order of their paths, about ``seconds`` in all, from all of a folder."""
     wavs: list[np.ndarray] = []
     if folder is None:
         rng = np.random.default_rng(0)
@@ -100,12 +127,10 @@ def recordings(folder: Path | None, sample_rate: int, seconds: float) -> list[np
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise SystemExit(f"no recordings under {folder}")
-    step = max(1, len(files) // 500)  # of a large corpus, files from all of it
-    for path in files[::step]:
-        wavs.append(read_wav(path, sample_rate, channel="mix")[0])
-        if sum(map(len, wavs)) >= seconds * sample_rate:
-            break
-    return wavs
+    durations = np.array([wav_info(path).duration for path in files])
+    taken = durations.cumsum() * min(1.0, seconds / durations.sum())  # evenly from all of them
+    chosen = np.flatnonzero(np.diff(np.floor(taken / durations.mean()), prepend=0) > 0)
+    return [read_wav(files[number], sample_rate, channel="mix")[0] for number in chosen]
 
 
 def generated(rng: np.random.Generator, seconds: float, sample_rate: int) -> np.ndarray:
@@ -119,61 +144,101 @@ def generated(rng: np.random.Generator, seconds: float, sample_rate: int) -> np.
 
 
 def contenders(tokenizer: SpeechTokenizer, wavs: list[np.ndarray], args: argparse.Namespace) -> list[Contender]:
-    model, logmel = tokenizer.bundle.model, tokenizer.logmel
-    device, rate = tokenizer.device, tokenizer.sample_rate
+    model, logmel, rate = tokenizer.bundle.model, tokenizer.logmel, tokenizer.sample_rate
     half = SpeechTokenizer(tokenizer.bundle, device=args.device, dtype="bfloat16")
-    folded = {"float32": for_inference(model), "bfloat16": for_inference(model, torch.bfloat16)}
+    fast, fast_half = for_inference(model), for_inference(model, torch.bfloat16)
+    padded_model = MelToUnits(tokenizer.bundle).to(tokenizer.device)
 
     def mel_of(wav: np.ndarray) -> Tensor:
-        return logmel(torch.from_numpy(wav)[None].to(device)).mel
+        return logmel(torch.from_numpy(wav)[None].to(tokenizer.device)).mel
 
     mels = [mel_of(wav) for wav in wavs]
-    order = sorted(range(len(mels)), key=lambda number: -mels[number].shape[2])
-    groups = [order[start : start + args.batch] for start in range(0, len(order), args.batch)]
-    padded = [
-        {name: value.to(device) for name, value in pad([mels[number][0].cpu().numpy() for number in group]).items()}
-        for group in groups
-    ]
+    rows = [mel[0].T for mel in mels]
+    many = max(1, int(BATCH_SECONDS * tokenizer.mel_spec.frame_rate / np.mean([len(row) for row in rows])))
+    mel_batches = [(numbers, values.transpose(1, 2), sizes) for numbers, values, sizes in batches(rows, args.batch)]
+    large_batches = [(numbers, values.transpose(1, 2), sizes) for numbers, values, sizes in batches(rows, many)]
+    wav_batches = batches([torch.from_numpy(wav) for wav in wavs], args.batch)
 
-    def single(network: SpeechModel) -> list[Tensor]:
+    def each(network: Any) -> list[Tensor]:
         return [network.encode(mel).codes[0] for mel in mels]
-
-    def batched(network: SpeechModel) -> list[Tensor]:
-        codes: dict[int, Tensor] = {}
-        for group, batch in zip(groups, padded, strict=True):
-            units = network.encode(batch["mel"], batch["lengths"])
-            for number, row, length in zip(group, units.codes, units.lengths.tolist(), strict=True):
-                codes[number] = row[:, :length]
-        return [codes[number] for number in range(len(mels))]
 
     def whole(chosen: SpeechTokenizer) -> list[Tensor]:
         units = chosen.encode(wavs, rate)
         return [units[number] for number in range(len(wavs))]
 
-    return [
-        Contender("plain loop", False, lambda: single(model)),
-        Contender("folded, one at a time", False, lambda: single(folded["float32"])),
-        Contender(f"folded, batches of {args.batch}", False, lambda: batched(folded["float32"])),
-        Contender("bf16, one at a time", False, lambda: single(folded["bfloat16"])),
-        Contender(f"bf16, batches of {args.batch}", False, lambda: batched(folded["bfloat16"])),
+    def in_batches(parts: list[Batch], run: Callable[[Tensor, Tensor], tuple[Any, Any]]) -> list[Tensor]:
+        codes: dict[int, Tensor] = {}
+        for numbers, values, sizes in parts:
+            made, units = run(values, sizes)
+            for number, row, length in zip(numbers, torch.as_tensor(made), units.tolist(), strict=True):
+                codes[number] = row[:, :length]
+        return [codes[number] for number in range(len(wavs))]
+
+    def encoded(network: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        def run(mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+            units = network.encode(mel, frames)
+            return units.codes, units.lengths
+
+        return run
+
+    cases = [
+        Contender("plain loop", False, lambda: each(model)),
+        Contender("one at a time, float32", False, lambda: each(fast)),
+        Contender(f"padded, masked batches of {args.batch}", False, lambda: in_batches(mel_batches, padded_model)),
+        Contender("float32", False, lambda: in_batches(large_batches, encoded(fast))),
+        Contender("bfloat16", False, lambda: in_batches(large_batches, encoded(fast_half))),
         Contender("plain loop", True, lambda: [model.encode(mel_of(wav)).codes[0] for wav in wavs]),
-        Contender("one at a time, SpeechTokenizer", True, lambda: [tokenizer.encode(wav, rate)[0] for wav in wavs]),
-        Contender("SpeechTokenizer", True, lambda: whole(tokenizer)),
-        Contender("SpeechTokenizer, bf16", True, lambda: whole(half)),
-        Contender("log-mel alone", True, lambda: [mel_of(wav) for wav in wavs]),
+        Contender("one at a time, float32", True, lambda: [tokenizer.encode(wav, rate)[0] for wav in wavs]),
+        Contender("float32", True, lambda: whole(tokenizer)),
+        Contender("bfloat16", True, lambda: whole(half)),
+        Contender("log-mels alone", True, lambda: [mel_of(wav) for wav in wavs]),
     ]
+    if args.exports:
+        for features, parts in ((False, mel_batches), (True, wav_batches)):
+            for name, exported in exports(tokenizer, args.exports, features).items():
+
+                def run(parts: list[Batch] = parts, exported: ExportedTokenizer = exported) -> list[Tensor]:
+                    return in_batches(parts, lambda values, sizes: exported.run(values.numpy(), sizes.numpy()))
+
+                cases.append(Contender(f"{name}, padded batches of {args.batch}", features, run))
+    return sorted(cases, key=lambda case: case.features)
+
+
+def batches(values: list[Tensor], size: int) -> list[Batch]:
+    """Padded (B, T, ...) to an even T at least 6, the longest first."""
+    order = sorted(range(len(values)), key=lambda number: -len(values[number]))
+    parts = []
+    for start in range(0, len(order), size):
+        numbers = order[start : start + size]
+        padded = pad_sequence([values[number] for number in numbers], batch_first=True)
+        more = max(6 - padded.shape[1], padded.shape[1] % 2)
+        padded = torch.cat([padded, padded.new_zeros(len(padded), more, *padded.shape[2:])], dim=1)
+        parts.append((numbers, padded, torch.tensor([len(values[number]) for number in numbers])))
+    return parts
+
+
+def exports(tokenizer: SpeechTokenizer, folder: Path, features: bool) -> dict[str, ExportedTokenizer]:
+    """ONNX Runtime and AOTInductor, made where they are not there, or are another model's."""
+    found = {}
+    for name, suffix, export in (("ONNX Runtime", ".onnx", export_onnx), ("AOTInductor", ".pt2", export_compiled)):
+        path = folder / f"{'wav' if features else 'mel'}_to_units_{tokenizer.bundle.fingerprint[:12]}{suffix}"
+        if not path.exists():
+            export(tokenizer.bundle, path, features=features)
+        found[name] = ExportedTokenizer(path)
+    return found
 
 
 @torch.no_grad()
 def measure(cases: list[Contender], seconds: float, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The best time of each, and its units against those of the plain loop."""
-    wait, best, codes = synchronizer(args.device), [float("inf")] * len(cases), {}
+    wait, clock = synchronizer(args.device), CLOCKS[args.clock]
+    best, codes = [float("inf")] * len(cases), {}
     for _ in range(args.rounds):
         for number, case in enumerate(cases):
-            start = time.perf_counter()
+            start = clock()
             codes[number] = case.run()
             wait()
-            best[number] = min(best[number], time.perf_counter() - start)
+            best[number] = min(best[number], clock() - start)
             print(f"{case.name}: {seconds / best[number]:.0f} xRT", file=sys.stderr, flush=True)
     reference = codes[0]
     results = []
@@ -187,17 +252,22 @@ def measure(cases: list[Contender], seconds: float, args: argparse.Namespace) ->
     return results
 
 
-def stream(tokenizer: SpeechTokenizer, wavs: list[np.ndarray], push_seconds: float) -> dict[str, float]:
-    """A minute pushed in pieces, with the level known: xRT, and the longest that one piece took."""
+def stream(
+    tokenizer: SpeechTokenizer, wavs: list[np.ndarray], push_seconds: float, clock: Callable[[], float]
+) -> dict[str, float]:
+    """A minute pushed in pieces on one thread, the level known: xRT, and the longest that one piece took."""
     rate = tokenizer.sample_rate
     wav = np.concatenate(wavs)[: 60 * rate]
     size = round(push_seconds * rate)
     one = tokenizer.stream(rate, level=tokenizer.level(wav, rate))
     took = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for start in range(0, len(wav), size):
-        begin = time.perf_counter()
+        begin = clock()
         one.push(wav[start : start + size]).cpu()
-        took.append(time.perf_counter() - begin)
+        took.append(clock() - begin)
+    torch.set_num_threads(threads)
     return {
         "push_ms": 1e3 * push_seconds,
         "xrt": len(wav) / rate / sum(took),
@@ -206,48 +276,62 @@ def stream(tokenizer: SpeechTokenizer, wavs: list[np.ndarray], push_seconds: flo
     }
 
 
-def long_file(tokenizer: SpeechTokenizer, wavs: list[np.ndarray], args: argparse.Namespace) -> dict[str, float]:
-    """One file of ``--long`` minutes: xRT and the peak of resident memory, in MB."""
-    import tempfile
+LONG = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from bench_common import peak, resident
+from sqvae_speech.tokenizer import SpeechTokenizer
 
+tokenizer = SpeechTokenizer.from_pretrained(sys.argv[1])
+before, start = resident("VmRSS"), time.perf_counter()
+units = tokenizer.encode(sys.argv[2])
+print(time.perf_counter() - start, peak(), before, int(units.lengths[0]))
+"""
+
+
+def long_file(tokenizer: SpeechTokenizer, wavs: list[np.ndarray], minutes: float) -> dict[str, float]:
+    """One file of so many minutes, in a process of its own: xRT and its peak of resident memory, in MB (VmHWM)."""
     import soundfile
 
     speech = np.concatenate(wavs)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "long.wav"
-        left = round(args.long * 60 * tokenizer.sample_rate)
+        path, model = Path(folder) / "long.wav", Path(folder) / "model"
+        tokenizer.save_pretrained(model)
+        left = round(minutes * 60 * tokenizer.sample_rate)
         with soundfile.SoundFile(path, "w", tokenizer.sample_rate, 1, subtype="PCM_16") as file:
             while left > 0:
                 file.write(speech[:left])
                 left -= len(speech)
-        before = reset_peak()
-        start = time.perf_counter()
-        tokenizer.encode(path)
-        taken = time.perf_counter() - start
-        return {"minutes": args.long, "xrt": 60 * args.long / taken, "peak_mb": peak(), "before_mb": before}
+        tools = Path(__file__).resolve().parent
+        ours = [str(tools), str(tools.parent)]
+        made = subprocess.check_output([sys.executable, "-c", LONG, str(model), str(path), *ours], text=True)
+    taken, highest, before, units = map(float, made.split())
+    return {"minutes": minutes, "xrt": 60 * minutes / taken, "peak_mb": highest, "before_mb": before, "units": units}
 
 
 def report(document: dict[str, Any]) -> str:
     """The tables in Markdown."""
-    facts, settings, cases = document["machine"], document["settings"], document["cases"]
+    facts, cases = document["machine"], document["cases"]
     base = {case["features"]: case["xrt"] for case in cases if case["name"] == "plain loop"}
-    words = [f"--{name}" for name in ("model", "wavs") if settings[name]]
+    units = next(case["units"] for case in cases if "units" in case)
     lines = [
         "# Encoding: speech to units",
         "",
-        f"{document['utterances']} utterances, {document['seconds'] / 60:.1f} minutes. {facts['processor']}, "
-        f"{facts['threads']} threads, PyTorch {facts['torch']}, load at the start {facts['load_average'][0]:.1f}; "
-        f"best of {settings['rounds']} rounds. {document['tokenizer']}.",
+        f"{document['utterances']:,} utterances, {document['seconds'] / 60:.1f} minutes, {units:,} units, of which "
+        f"{document['near_ties']} are near ties. {facts['processor']}, {facts['threads']} threads, PyTorch "
+        f"{facts['torch']}, load at the start {facts['load_average'][0]:.1f}; best of "
+        f"{document['settings']['rounds']} rounds. {document['tokenizer']}.",
         "",
-        f"Command: `OMP_NUM_THREADS={facts['threads']} python tools/bench_encode.py "
-        f"{''.join(word + ' DIR ' for word in words)}--minutes {settings['minutes']:g} --batch {settings['batch']} "
-        f"--device {settings['device']} --output benchmarks/results/{settings['output']}`",
+        f"Command: `{document['command']}`",
+        "",
+        "Features ready: the network from log-mels on. Included: from wavs at the model's rate.",
         "",
         "| | features | x real time | against the plain loop | units that differ |",
         "|---|---|---:|---:|---:|",
     ]
     for case in cases:
-        differ = "" if "different" not in case else f"{case['different']} of {case['units']:,}"
+        differ = "" if "different" not in case else f"{case['different']}"
         if case.get("different"):
             differ += f" ({100 * case['different'] / case['units']:.2g}%)"
         lines.append(
@@ -256,7 +340,7 @@ def report(document: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "| streaming, pushes of | x real time | slowest push, ms | algorithmic latency, ms |",
+        "| streaming on one thread, pushes of | x real time | slowest push, ms | algorithmic latency, ms |",
         "|---:|---:|---:|---:|",
     ]
     lines += [
@@ -267,8 +351,8 @@ def report(document: dict[str, Any]) -> str:
         long = document["long"]
         lines += [
             "",
-            f"One file of {long['minutes']:g} minutes: {long['xrt']:.0f} x real time, at most {long['peak_mb']:,.0f} "
-            f"MB resident ({long['before_mb']:,.0f} MB before).",
+            f"One file of {long['minutes']:g} minutes: {long['units']:,.0f} units, {long['xrt']:.0f} x real time, at "
+            f"most {long['peak_mb']:,.0f} MB resident ({long['before_mb']:,.0f} MB with the model loaded).",
         ]
     return "\n".join(lines) + "\n"
 

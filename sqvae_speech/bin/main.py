@@ -20,9 +20,14 @@ VERBS = {
     "runs": ("sqvae_speech.bin.runs", "list and compare training runs"),
     "sweep": ("sqvae_speech.bin.sweep", "train over a grid or a random sample of configurations"),
     "encode": ("sqvae_speech.bin.encode", "recordings, data directories, shards or a live stream to discrete units"),
+    "export": ("sqvae_speech.bin.export", "a tokenizer as an ONNX file, a compiled package, or a folder to share"),
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
     "lm": ("sqvae_speech.bin.lm", "score a language model over units, and draw speech or images from it"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
+    "evaluate": (
+        "sqvae_speech.bin.evaluate",
+        "what representations are worth: ABX, unit to phone, probes, bitrate; features and codebook of a model",
+    ),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }
 

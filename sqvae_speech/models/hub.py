@@ -1,8 +1,10 @@
 """Where a model comes from: a folder here, or the Hugging Face Hub."""
 
+import contextlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from sqvae_speech.errors import UserError
@@ -15,6 +17,7 @@ def resolve_model(
     name: str | os.PathLike[str],
     *,
     offline: bool = False,
+    force_download: bool = False,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -27,6 +30,7 @@ def resolve_model(
     Args:
         name: an experiment folder, a checkpoint, an exported model, or a Hub id.
         offline: take a Hub id from the cache only, as ``HF_HUB_OFFLINE=1`` does.
+        force_download: get a Hub id again although it is in the cache.
         revision: branch, tag or commit of a Hub id.
         token: for a private model; by default the one that ``hf auth login`` stored.
         cache_dir: of the Hub; by default its own.
@@ -55,6 +59,7 @@ def resolve_model(
             token=token,
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             local_files_only=offline,
+            force_download=force_download,
             allow_patterns=[CONFIG_NAME, WEIGHTS_NAME],
         )
     except RepositoryNotFoundError:
@@ -75,35 +80,23 @@ def resolve_model(
     return find_model(Path(found))
 
 
-def push_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    token: str | bool | None = None,
-    revision: str | None = None,
-    message: str = "Upload a speech tokenizer",
-) -> str:
-    """Upload a folder to a model repository of the Hugging Face Hub, made if need be; returns its address.
+@contextlib.contextmanager
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """What can go wrong when a repository is written, as one message.
 
     Raises:
         UserError: not an id, not logged in, no right to write, no network.
     """
     if not _HUB_ID.fullmatch(repo_id):
         raise UserError(f"{repo_id!r} is no Hub id; it has the form owner/name")
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
     try:
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=os.fspath(folder), commit_message=message, revision=revision)
+        yield
     except Exception as error:  # of huggingface_hub, of its HTTP client, of its token store: no common base
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{repo_id} cannot be written on the Hugging Face Hub ({type(error).__name__}: {first}); is there a "
             "network, are you logged in (`hf auth login`, or token=), and may you write there?"
         ) from error
-    return str(url)
 
 
 def staging_folder(beside: Path) -> tempfile.TemporaryDirectory:

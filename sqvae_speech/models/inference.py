@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,47 +12,126 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.stream import samples_of_frames
 from sqvae_speech.models.modules import ConvBlock, ConvEncoder, length_mask
+from sqvae_speech.models.row_convolution import RowConvolution
 from sqvae_speech.models.speech import SpeechModel
-from sqvae_speech.quantization.functional import at_least_float32
 
 
 class InferenceEncoder(nn.Module):
-    """A trained :class:`ConvEncoder` with its batch normalisations folded into the convolutions.
+    """A trained :class:`ConvEncoder` with its batch normalisations folded into the convolutions, as rows of frames.
 
-    Folding is exact but for rounding, and is done in float64. On a GPU convolutions run without TF32, whose error
+    Folding is exact but for rounding, and is done in float64. A batch is one sequence, its utterances one after
+    another: what a convolution makes across their borders is zeroed, which is the padding that the next one wants, so
+    that nothing is computed for padding, whatever the lengths. On a GPU products are made without TF32, whose error
     would make units depend on the company that an utterance is in.
 
     Args:
-        encoder: is copied.
+        encoder: stays as it is.
         dtype: of the convolutions; latents come out in float32, or in float64.
     """
 
     num_units = staticmethod(ConvEncoder.num_units)
     receptive_frames = ConvEncoder.receptive_frames
+    _FRAMES_AT_ONCE = 4096  # whose values between the layers stay near the CPU
 
     def __init__(self, encoder: ConvEncoder, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.dtype = dtype
-        self.encoder = copy.deepcopy(encoder)
-        self.encoder.blocks = nn.ModuleList(_folded(block) for block in self.encoder.blocks)
-        self.encoder.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        convolutions = [folded(block) for block in encoder.blocks]
+        # the first has few channels: tiles would save little of what is little
+        self.layers = nn.ModuleList(
+            RowConvolution(convolution, tiles=number > 0) for number, convolution in enumerate(convolutions)
+        )
+        self.layers.append(RowConvolution(copy.deepcopy(encoder.head).double(), activation=False, tiles=False))
+        self.layers.to(dtype)
+
+    @property
+    def convolutions(self) -> list[RowConvolution]:
+        return [layer for layer in self.layers if isinstance(layer, RowConvolution)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.convolutions[0].weight.dtype
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """See :meth:`ConvEncoder.forward`; float32 in, and float32 or float64 out."""
-        exact = (
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if mel.is_cuda else contextlib.nullcontext()
-        )
-        with exact:
-            return at_least_float32(self.encoder(mel.to(self.dtype), lengths))
+        """See :meth:`ConvEncoder.forward`; float32 in, and float32 or float64 out, 0 beyond an example's end."""
+        frames = [mel.shape[2]] * len(mel) if lengths is None else lengths.tolist()
+        heads = self.of_rows([row[:, :count].T for row, count in zip(mel, frames, strict=True)])
+        out = heads[0].new_zeros(len(mel), max(0, self.num_units(mel.shape[2])), heads[0].shape[1])
+        for row, head in zip(out, heads, strict=True):
+            row[: len(head)] = head
+        return out
+
+    def of_rows(self, utterances: Sequence[Tensor]) -> list[Tensor]:
+        """Frames of utterances, each (F, n_mels) -> their heads, each (u, channels); none of fewer than 4 frames."""
+        channels = self.convolutions[-1].out_channels
+        nothing = utterances[0].new_zeros(0, channels, dtype=_wide(self.dtype))
+        heads = [nothing] * len(utterances)
+        group: list[int] = []
+        held = 0
+        with _without_tf32(nothing.device):
+            for number, frames in enumerate(utterances):
+                if self.num_units(len(frames)) < 1:
+                    continue
+                if group and held + len(frames) > self._FRAMES_AT_ONCE:
+                    self._encode([utterances[member] for member in group], group, heads)
+                    group, held = [], 0
+                group.append(number)
+                held += len(frames)
+            if group:
+                self._encode([utterances[member] for member in group], group, heads)
+        return heads
+
+    def _encode(self, utterances: Sequence[Tensor], numbers: Sequence[int], heads: list[Tensor]) -> None:
+        # with an odd number of frames the last one has no partner; it must not leak into the last unit
+        pairs = [len(frames) // 2 for frames in utterances]
+        x = torch.cat([frames[: 2 * count] for frames, count in zip(utterances, pairs, strict=True)]).to(self.dtype)
+        total = sum(pairs)
+        ends = torch.tensor(pairs, device=x.device).cumsum(0)
+        # Buffers have a row of zeros before the first frame, or unit. Of every utterance the last two frames, and
+        # the last unit, do not exist: they are the zeros between it and the next.
+        first, second, third, fourth, fifth, head = self.convolutions
+        first_row = ends.new_zeros(1)
+        no_frames = torch.cat([first_row, 2 * ends - 1, 2 * ends])
+        no_units = torch.cat([first_row, ends])
+        channels = first.out_channels
+        frames = [x.new_empty(2 * total + 1, channels) for _ in range(2)]
+        units = [x.new_empty(total + 1, channels) for _ in range(2)]
+        first(x, out=frames[0][1:-2])
+        frames[0].index_fill_(0, no_frames, 0.0)
+        second(frames[0][:-1], out=frames[1][1:-2])
+        frames[1].index_fill_(0, no_frames, 0.0)
+        third(frames[1][:-1], out=units[0][1:-1])
+        units[0].index_fill_(0, no_units, 0.0)
+        fourth(units[0], out=units[1][1:-1])
+        units[1].index_fill_(0, no_units, 0.0)
+        fifth(units[1], out=units[0][1:-1])
+        units[0][-1].zero_()
+        values = head(units[0][1:]).to(_wide(self.dtype))
+        for number, value in zip(numbers, values.split(pairs), strict=True):
+            heads[number] = value[:-1]
 
 
-def _without_tf32() -> contextlib.AbstractContextManager:
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Of latents: float32 at least."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _folded(block: nn.Module) -> ConvBlock:
+@contextlib.contextmanager
+def _without_tf32(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def folded(block: nn.Module) -> nn.Conv2d:
+    """The convolution of a block with its normalisation in it, float64."""
     assert isinstance(block, ConvBlock)
-    conv, norm, activation = block
+    conv, norm, _ = block
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
@@ -65,7 +145,7 @@ def _folded(block: nn.Module) -> ConvBlock:
         norm.weight.double(),
         norm.bias.double(),
     )
-    folded = nn.Conv2d(
+    convolution = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,  # type: ignore[arg-type]
@@ -75,9 +155,9 @@ def _folded(block: nn.Module) -> ConvBlock:
         dtype=torch.float64,
     )
     with torch.no_grad():
-        folded.weight.copy_(weight)
-        folded.bias.copy_(bias)  # type: ignore[union-attr]
-    return ConvBlock(folded, activation)
+        convolution.weight.copy_(weight)
+        convolution.bias.copy_(bias)  # type: ignore[union-attr]
+    return convolution
 
 
 class InferenceModel(SpeechModel):
@@ -118,23 +198,44 @@ class InferenceModel(SpeechModel):
 
         ``mel`` may be a stretch of a longer one, from an even frame on, that holds all that the units need.
         """
-        if self.exact is None or not z.numel():
-            return self.quantizer.encode(z, log_var)
-        # in float64, so that latents alone decide, and not also the order in which their logits are summed
-        indices = self.quantizer.encode(z.double(), None if log_var is None else log_var.double())
-        doubtful = self._changes(indices, z, log_var)
-        if lengths is not None:
-            doubtful &= length_mask(self.num_units(lengths) - first, z.shape[1])
-        before, after = InferenceEncoder.receptive_frames
-        for row, position in doubtful.nonzero().tolist():
-            frames = mel.shape[2] if lengths is None else int(lengths[row])
-            unit = first + position
-            start, stop = max(0, 2 * unit + before), min(frames - frames % 2, 2 * unit + after + 1)
-            head = self.exact(mel[row : row + 1, :, start:stop])[:, unit - start // 2, None]
-            indices[row, position] = self.quantizer.encode(*self.split_head(head))[0, 0]
+        batch, size, _ = z.shape
+        if lengths is None:
+            real = torch.ones(batch, size, dtype=torch.bool, device=z.device)
+        else:
+            real = length_mask(self.num_units(lengths) - first, size)
+        # each unit an example of its own: nothing is decided for padding
+        rows = z[real][:, None]
+        row_log_var = None if log_var is None else log_var.expand(batch, size, -1)[real][:, None]
+        if self.exact is None or not len(rows):
+            chosen = self.quantizer.encode(rows, row_log_var)[:, 0]
+        else:
+            # in float64, so that latents alone decide, and not also the order in which their logits are summed
+            chosen = self.quantizer.encode(rows.double(), None if row_log_var is None else row_log_var.double())
+            doubtful = self.changes(chosen, rows, row_log_var)[:, 0]
+            chosen = chosen[:, 0]
+            if doubtful.any():
+                units = real.nonzero()[doubtful]
+                units[:, 1] += first
+                heads = self._second_look(mel, lengths, units)
+                chosen[doubtful] = self.quantizer.encode(*self.split_head(heads))[:, 0]
+        indices = chosen.new_zeros(batch, size, *chosen.shape[1:])
+        indices[real] = chosen
         return indices
 
-    def _changes(self, indices: Tensor, z: Tensor, log_var: Tensor | None) -> Tensor:
+    def _second_look(self, mel: Tensor, lengths: Tensor | None, units: Tensor) -> Tensor:
+        """The head in float64 of ``units`` (M, 2), numbers of example and unit, from their receptive fields alone."""
+        assert self.exact is not None
+        before, after = InferenceEncoder.receptive_frames
+        fields, inside = [], []
+        for row, unit in units.tolist():
+            frames = mel.shape[2] if lengths is None else int(lengths[row])
+            start, stop = max(0, 2 * unit + before), min(frames - frames % 2, 2 * unit + after + 1)
+            fields.append(mel[row, :, start:stop].T)
+            inside.append(unit - start // 2)
+        heads = self.exact.of_rows(fields)
+        return torch.stack([head[unit, None] for head, unit in zip(heads, inside, strict=True)])
+
+    def changes(self, indices: Tensor, z: Tensor, log_var: Tensor | None) -> Tensor:
         """(B, U) bool, whether a disturbance of the latents changes a code."""
         changes = torch.zeros(z.shape[:-1], dtype=torch.bool, device=z.device)
         generator = torch.Generator().manual_seed(0)

@@ -1,13 +1,14 @@
 """A trained speech model on disk, see :mod:`sqvae_speech.models.storage`."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.config import from_dict, to_dict
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
-from sqvae_speech.models.storage import open_model, save_model
+from sqvae_speech.models.storage import open_model, save_model, stored_weights
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,17 @@ class SpeechBundle:
         """Units a second."""
         return self.mel_spec.frame_rate / self.model.frames_per_unit
 
+    def rounded(self, weights: str) -> "SpeechBundle":
+        """As it is when it has been saved in ``weights``, see :func:`save_speech_model`, and loaded again."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(stored_weights(self.model, weights))
+        return replace(self, model=model, fingerprint="")
 
-def save_speech_model(directory: Path, bundle: SpeechBundle) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into ``directory``, which exists."""
+
+def save_speech_model(directory: Path, bundle: SpeechBundle, weights: str = "float32") -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``directory``, see :func:`.storage.save_model`."""
     facts = {"mel_spec": bundle.mel_spec.to_dict(), "speakers": list(bundle.speakers), "model": bundle.config}
-    save_model(directory, "speech", bundle.model, bundle.step, facts)
+    save_model(directory, "speech", bundle.model, bundle.step, facts, weights)
 
 
 def load_speech_model(path: str | Path, device: str = "cpu") -> SpeechBundle:

@@ -9,19 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from sqvae_speech.errors import UserError
+from sqvae_speech.errors import UserError, nearest
 from sqvae_speech.version import __version__
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+WEIGHTS = {"float32": torch.float32, "float16": torch.float16}
 FORMAT_PREFIX = "sqvae_speech."  # of ``format`` in config.json; the kind follows
 
 
-def save_model(directory: Path, kind: str, model: nn.Module, step: int, facts: dict[str, Any]) -> None:
+def save_model(
+    directory: Path, kind: str, model: nn.Module, step: int, facts: dict[str, Any], weights: str = "float32"
+) -> None:
     """Write the two files into ``directory``, which exists.
 
     Args:
@@ -30,11 +34,31 @@ def save_model(directory: Path, kind: str, model: nn.Module, step: int, facts: d
         model: its weights are copied.
         step: optimiser steps it was trained for.
         facts: what it takes to build it again, in types that JSON can hold.
+        weights: see :func:`stored_weights`.
     """
     description = {"format": FORMAT_PREFIX + kind, "version": __version__, "step": step, **facts}
     (directory / CONFIG_NAME).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    save_file(weights, directory / WEIGHTS_NAME)
+    save_file(stored_weights(model, weights), directory / WEIGHTS_NAME)
+
+
+def stored_weights(model: nn.Module, weights: str = "float32") -> dict[str, Tensor]:
+    """A model's weights as they are stored.
+
+    Args:
+        model: whose.
+        weights: ``float32`` leaves them as they are; ``float16`` halves the size of matrices, not of vectors.
+
+    Raises:
+        UserError: other weights.
+    """
+    if weights not in WEIGHTS:
+        raise UserError(f"weights {weights!r}{nearest(weights, WEIGHTS)}; legal: {', '.join(WEIGHTS)}")
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    rounded = weights != "float32"
+    return {
+        name: (tensor.to(WEIGHTS[weights]) if rounded and tensor.dim() > 1 else tensor).contiguous()
+        for name, tensor in state.items()
+    }
 
 
 @dataclass(frozen=True)

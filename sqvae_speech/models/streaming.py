@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.stream import Level, MelFrames, MelStream
-from sqvae_speech.models.inference import InferenceEncoder
+from sqvae_speech.models.inference import InferenceEncoder, InferenceModel
+from sqvae_speech.models.row_convolution import RowConvolution
 from sqvae_speech.models.speech import SpeechModel
 
 _UNITS_AT_ONCE = 2048  # in one pass of the network: 41 s at 50 units a second
@@ -31,30 +32,15 @@ def read_posterior(
     return model.quantizer.posterior(z, log_var)
 
 
-class _Layer:
-    """A convolution over time as a matrix product over frames that come in pieces."""
-
-    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
-        self.kernel, self.stride, self.padding = conv.kernel_size[1], conv.stride[1], int(conv.padding[1])
-        self.weight = conv.weight.detach()[:, :, 0].flatten(1).T.contiguous()
-        self.bias = None if conv.bias is None else conv.bias.detach()
-        self.activation = activation
-        self.channels = conv.in_channels
-        self.kept = self.zeros(0)
-
-    def zeros(self, frames: int) -> Tensor:
-        return self.weight.new_zeros(frames, self.channels)
-
-    def push(self, x: Tensor) -> Tensor:
-        """(F, C) -> the outputs that they complete, (G, C')."""
-        x = torch.cat([self.kept, x])
-        count = max(0, (len(x) - self.kernel) // self.stride + 1)
-        self.kept = x[count * self.stride :].clone()
-        if not count:
-            return x.new_zeros(0, self.weight.shape[1])
-        windows = x.unfold(0, self.kernel, self.stride)[:count].flatten(1)
-        out = windows @ self.weight if self.bias is None else torch.addmm(self.bias, windows, self.weight)
-        return out if self.activation is None else self.activation(out)
+def read_near_ties(
+    model: SpeechModel, z: Tensor, log_var: Tensor | None, mel: Tensor, lengths: Tensor | None, first: int
+) -> Tensor:
+    """Latents (B, U, D) -> (B, U) bool, which units a rounding error of float32 could change."""
+    assert isinstance(model, InferenceModel)
+    if log_var is not None:  # of one an utterance too
+        log_var = log_var.expand(*z.shape[:2], -1)
+    rows = z.flatten(0, 1)[:, None], None if log_var is None else log_var.flatten(0, 1)[:, None]
+    return model.changes(model.quantizer.encode(*rows), *rows).view(z.shape[:2])
 
 
 class EncoderStream:
@@ -66,13 +52,12 @@ class EncoderStream:
 
     def __init__(self, encoder: InferenceEncoder):
         self.dtype = encoder.dtype
-        blocks = [_Layer(block[0], block[1]) for block in encoder.encoder.blocks]  # type: ignore[index]
-        self._layers = [*blocks, _Layer(encoder.encoder.head, None)]
+        self._layers = encoder.convolutions
+        self._kept = [self._zeros(layer, 0) for layer in self._layers]  # rows that the next outputs need too
 
     def start(self, *, at_beginning: bool) -> None:
         """Begin with frame 0 of the wav, or in its midst with frame 2s: the first unit is then s + 3."""
-        for layer in self._layers:
-            layer.kept = layer.zeros(layer.padding if at_beginning else 0)
+        self._kept = [self._zeros(layer, layer.padding if at_beginning else 0) for layer in self._layers]
 
     def push(self, frames: Tensor, *, last: bool = False) -> Tensor:
         """(F, n_mels) float32, F even -> the head of the units that they complete, (u, channels) float32.
@@ -82,9 +67,16 @@ class EncoderStream:
             last: the wav ends with them.
         """
         x = frames.to(self.dtype)
-        for layer in self._layers:
-            x = layer.push(torch.cat([x, layer.zeros(layer.padding)]) if last else x)
+        for number, layer in enumerate(self._layers):
+            ending = [self._zeros(layer, layer.padding)] if last else []
+            rows = torch.cat([self._kept[number], x, *ending])
+            self._kept[number] = rows[layer.num_outputs(len(rows)) * layer.stride :].clone()
+            x = layer(rows)
         return x.float()
+
+    @staticmethod
+    def _zeros(layer: RowConvolution, rows: int) -> Tensor:
+        return layer.weight.new_zeros(rows, layer.in_channels)
 
 
 class UnitStream:

@@ -38,10 +38,14 @@ class Scheme(NamedTuple):
     inputs: Tensor
 
 
-@functools.cache
 def scheme(taps: int, half: bool) -> Scheme:
     """F(m, taps) of :data:`TILES`, or of :data:`HALF_TILES`."""
-    size, names = (HALF_TILES if half else TILES)[taps]
+    return toom_cook(taps, *(HALF_TILES if half else TILES)[taps])
+
+
+@functools.cache
+def toom_cook(taps: int, size: int, names: tuple[str, ...]) -> Scheme:
+    """F(size, taps) with polynomials evaluated at the points of these ``names``, such as ``5/7``, and at infinity."""
     points = [Fraction(name) for name in names]
 
     def product(left_out: int | None) -> list[Fraction]:

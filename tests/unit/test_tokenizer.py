@@ -359,6 +359,14 @@ BAD_WAVS = {
 }
 
 
+def test_a_file_that_is_no_recording_is_one_message(tokenizer, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"no audio at all")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    for name, message in (("a.wav", "not a readable recording"), ("empty.wav", r"empty \(0 samples\)")):
+        with pytest.raises(UserError, match=rf"{name}: .*{message}"):
+            tokenizer.encode([tmp_path / name])
+
+
 @pytest.mark.parametrize("name", BAD_WAVS)
 @pytest.mark.parametrize("method", ["encode", "posterior"])
 def test_what_is_no_wav_is_one_message(tokenizer, name, method):

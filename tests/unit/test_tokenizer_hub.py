@@ -1,5 +1,6 @@
 """Where tokenizers come from and go to: folders, runs, the Hugging Face Hub (a small one of our own), torch.hub."""
 
+import configparser
 import contextlib
 import hashlib
 import json
@@ -10,7 +11,9 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -101,8 +104,7 @@ def hub_of(folder: Path, repo_id: str):
         server.server_close()
 
 
-def test_a_folder_needs_neither_network_nor_the_hubs_library(folder, monkeypatch, no_network):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it fails
+def test_a_folder_needs_no_network(folder, monkeypatch, no_network):
     monkeypatch.chdir(folder.parent)
     for name in (folder, str(folder), "model", "./model"):
         assert SpeechTokenizer.from_pretrained(name).codebook_size == 32
@@ -234,8 +236,6 @@ for options in ({"name": "somebody/other"}, {"name": repo_id, "revision": "v9"})
 
 
 def test_a_hub_id_is_downloaded_once_and_then_kept(folder, tmp_path, monkeypatch, no_proxies):
-    import huggingface_hub
-
     repo_id, cache = "somebody/small-tokenizer", str(tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no folder somebody/small-tokenizer here.*offline was asked for"):
@@ -261,8 +261,6 @@ def test_a_hub_id_is_downloaded_once_and_then_kept(folder, tmp_path, monkeypatch
 
 
 def test_a_hub_id_without_a_network_is_one_message(tmp_path, monkeypatch, no_proxies):
-    import huggingface_hub
-
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="cannot be reached: give a folder, or get it once with a network"):
@@ -288,8 +286,6 @@ def test_what_is_no_hub_id_is_looked_for_here_only(tmp_path, monkeypatch, no_net
 
 
 def test_push_uploads_what_save_writes(folder, tmp_path, monkeypatch):
-    import huggingface_hub
-
     calls = {}
 
     class Api:
@@ -299,24 +295,41 @@ def test_push_uploads_what_save_writes(folder, tmp_path, monkeypatch):
         def create_repo(self, repo_id, private=None, exist_ok=False):
             assert exist_ok
             calls["private"] = private
-            return f"https://hub/{repo_id}"
+            return SimpleNamespace(repo_id=repo_id)
 
-        def upload_folder(self, repo_id, folder_path, commit_message, revision):
+        def upload_folder(self, repo_id, folder_path, revision, **options):
             calls["files"] = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
             calls["revision"] = revision
+            calls["create_pr"] = options["create_pr"]
+            return f"https://hub/{repo_id}"
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Api)
     monkeypatch.chdir(tmp_path)
     tokenizer = SpeechTokenizer.from_pretrained(folder)
     options = {"private": True, "token": "t", "revision": "v1", "licence": "mit", "data": "my corpus"}
-    assert tokenizer.push_to_hub("me/mine", **options) == "https://hub/me/mine"
-    assert (calls["token"], calls["private"], calls["revision"]) == ("t", True, "v1")
+    assert tokenizer.push_to_hub("me/mine", **options, create_pr=True) == "https://hub/me/mine"
+    assert (calls["token"], calls["private"], calls["revision"], calls["create_pr"]) == ("t", True, "v1", True)
     assert set(calls["files"]) == {"config.json", "model.safetensors", "README.md"}
     assert b'from_pretrained("me/mine")' in calls["files"]["README.md"]
     assert calls["files"]["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="owner/name"):
         tokenizer.push_to_hub("mine")
+    tokenizer.save_pretrained(tmp_path / "kept", push_to_hub=True, repo_id="me/other", licence="mit")
+    assert b'from_pretrained("me/other")' in calls["files"]["README.md"]
+    assert b'from_pretrained("kept")' in (tmp_path / "kept" / "README.md").read_bytes()
+
+
+def test_what_huggingface_hubs_mixin_promises(folder, tmp_path, monkeypatch):
+    assert issubclass(SpeechTokenizer, huggingface_hub.ModelHubMixin)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="offline was asked for"):
+        SpeechTokenizer.from_pretrained("somebody/small", local_files_only=True, cache_dir=tmp_path)
+    with pytest.raises(TypeError, match="no argument 'dtpye'"):
+        SpeechTokenizer.from_pretrained(folder, dtpye="bfloat16")
+    card = SpeechTokenizer.from_pretrained(folder).generate_model_card("me/mine", licence="mit")
+    assert card.data.license == "mit"
+    assert card.data.library_name == "sqvae_speech"
 
 
 def test_save_refuses_a_file(folder, tmp_path):
@@ -335,6 +348,50 @@ def test_torch_hub_loads_a_folder(folder, no_network):
     assert not tokenizer.bundle.model.training
     assert tokenizer.dtype == torch.bfloat16
     assert "pretrained: True for" in module.speech_tokenizer.__doc__  # which torch.hub.help prints
+
+
+def test_torch_hub_lists_and_helps(monkeypatch, no_network):
+    """As of a repository on GitHub, which these two ask for, once it has been downloaded."""
+    monkeypatch.setattr(torch.hub, "_get_cache_or_reload", lambda *_, **__: str(ROOT))
+    assert torch.hub.list("owner/sqvae_speech", trust_repo=True) == ["sqvae_speech"]
+    helped = torch.hub.help("owner/sqvae_speech", "sqvae_speech", trust_repo=True)
+    for word in ("pretrained: True for", "progress:", "map_location:"):
+        assert word in helped
+
+
+def test_torch_hub_says_what_it_cannot_load(tmp_path, monkeypatch, no_network):
+    with pytest.raises(UserError, match="no model at exp/typo/x"):
+        hub_load(pretrained="exp/typo/x")
+    with pytest.raises(UserError, match="no device 'gpu0'"):
+        hub_load(pretrained=False, map_location="gpu0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no folder somebody/small here.*offline was asked for"):
+        hub_load(pretrained="somebody/small", offline=True, cache_dir=tmp_path)
+
+
+def test_the_mini_recipes_bundle_is_what_torch_hub_loads(folder, tmp_path, monkeypatch, no_network):
+    """From a run to the folder that is part of the package, by the script that makes it."""
+    run = run_folder(tmp_path, folder)
+    target = tmp_path / "pretrained" / "mini"
+    command = ["bash", str(ROOT / "egs" / "mini" / "local" / "bundle.sh"), str(run), str(target)]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == [
+        str(target / name) for name in ("README.md", "config.json", "model.safetensors")
+    ]
+    assert "license: apache-2.0" in (target / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(module, "BUNDLED", target)
+    expected = SpeechTokenizer.from_pretrained(run).encode(WAV, 16_000).codes
+    assert torch.equal(hub_load().encode(WAV, 16_000).codes, expected)
+
+
+def test_the_bundle_is_part_of_the_package():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    patterns = settings["options.package_data"]["sqvae_speech"].split()
+    inside = module.BUNDLED.relative_to(ROOT / "sqvae_speech") / "model.safetensors"
+    assert any(inside.match(pattern) for pattern in patterns)
 
 
 def test_torch_hub_without_the_bundled_tokenizer_says_what_to_do(tmp_path, monkeypatch, no_network):

@@ -52,7 +52,12 @@ def make_model(
             model.latents(mel)
         latents, _ = model.eval().latents(mel)
         latents = latents.reshape(-1, latents.shape[-1])
-        model.quantizer.start_from(latents, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        model.quantizer.start_from(latents, generator)
+        for stage in getattr(model.quantizer, "stages", [])[1:]:
+            # nothing is left of latents that became codes: codes that are equal, which no training would leave so
+            apart = torch.randn(stage.codebook.shape, generator=generator)
+            stage.codebook += 0.1 * latents.std() * apart
     folder.mkdir(parents=True, exist_ok=True)
     save_speech_model(folder, SpeechBundle(model, spec, SPEAKERS, step=7))
     return load_speech_model(folder)
