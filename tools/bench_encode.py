@@ -127,9 +127,9 @@ def recordings(folder: Path | None, sample_rate: int, seconds: float) -> list[np
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise SystemExit(f"no recordings under {folder}")
-    durations = np.array([wav_info(path).duration for path in files])
-    taken = durations.cumsum() * min(1.0, seconds / durations.sum())  # evenly from all of them
-    chosen = np.flatnonzero(np.diff(np.floor(taken / durations.mean()), prepend=0) > 0)
+    there = sum(wav_info(path).duration for path in files)
+    count = max(1, int(len(files) * min(1.0, seconds / there)))
+    chosen = np.linspace(0, len(files) - 1, count).round().astype(int)  # evenly from all of them
     return [read_wav(files[number], sample_rate, channel="mix")[0] for number in chosen]
 
 

@@ -35,13 +35,15 @@ class InferenceEncoder(nn.Module):
 
     def __init__(self, encoder: ConvEncoder, dtype: torch.dtype = torch.float32):
         super().__init__()
-        convolutions = [folded(block) for block in encoder.blocks]
-        # the first has few channels: tiles would save little of what is little
+        device = encoder.head.weight.device
+        encoder = copy.deepcopy(encoder).cpu()  # not every device has float64
+        # float64 is for few rows at a time; the first convolution has few channels, of which tiles would save little
+        tiles = dtype != torch.float64 and device.type == "cpu"
         self.layers = nn.ModuleList(
-            RowConvolution(convolution, tiles=number > 0) for number, convolution in enumerate(convolutions)
+            RowConvolution(folded(block), tiles=tiles and number > 0) for number, block in enumerate(encoder.blocks)
         )
-        self.layers.append(RowConvolution(copy.deepcopy(encoder.head).double(), activation=False, tiles=False))
-        self.layers.to(dtype)
+        self.layers.append(RowConvolution(encoder.head.double(), activation=False, tiles=False))
+        self.layers.to(device, dtype)
 
     @property
     def convolutions(self) -> list[RowConvolution]:

@@ -19,8 +19,8 @@ _TILES_AT_ONCE = 512  # their products stay in a CPU's caches
 class RowConvolution(nn.Module):
     """A convolution over rows, without padding, and its ReLU.
 
-    Tiles round a little differently than plain products, which serve where there are fewer than
-    :data:`LEAST_OUTPUTS`, in float64 and on GPUs.
+    Tiles round a little differently than plain products, which serve where there are fewer outputs than
+    :data:`LEAST_OUTPUTS`.
 
     Args:
         conv: of height 1, with a bias. A stride of 2 is taken as one of 1 over pairs of rows.
@@ -48,7 +48,7 @@ class RowConvolution(nn.Module):
             wide = weight.reshape(short, -1, self.out_channels)
             outputs, of_taps, inputs = (matrix.to(wide) for matrix in toom_cook(short, *_TILES[short]))
             # what each product gets of the bias, so that every output gets it once
-            shares = torch.linalg.pinv(outputs.double()).sum(dim=1).to(wide)
+            shares = torch.linalg.pinv(outputs).sum(dim=1)
             buffers = {
                 "tile_weight": torch.einsum("pk,kio->pio", of_taps, wide),
                 "tile_bias": torch.outer(shares, self.bias),
@@ -73,7 +73,7 @@ class RowConvolution(nn.Module):
         """
         count = self.num_outputs(len(rows))
         out = rows.new_empty(count, self.out_channels) if out is None else out
-        if self.tiles and count >= LEAST_OUTPUTS and rows.dtype != torch.float64 and rows.device.type == "cpu":
+        if self.tiles and count >= LEAST_OUTPUTS:
             return self._by_tiles(rows, out)
         if count:
             windows = rows.as_strided((count, len(self.weight)), (self.stride * self.in_channels, 1))

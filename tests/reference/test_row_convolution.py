@@ -66,11 +66,3 @@ def test_tiles_lose_few_digits(kernel, stride):
             got = RowConvolution(conv, tiles=tiles).to(dtype)(rows.to(dtype)).double()
             error[tiles] = float(np.sqrt(np.square(got.numpy() - exact).mean()))
         assert error[False] != error[True] < most * error[False]  # equal: the same way was taken twice
-
-
-def test_float64_is_of_plain_products():
-    conv = nn.Conv2d(5, 7, (1, 3)).double()
-    rows = torch.randn(500, 5, dtype=torch.float64)
-    np.testing.assert_allclose(
-        RowConvolution(conv)(rows).numpy(), by_definition(conv, rows.numpy(), 1, True), rtol=1e-12, atol=1e-12
-    )

@@ -97,7 +97,19 @@ def check_exported(tokenizer: SpeechTokenizer, exported: ExportedTokenizer) -> N
         )
 
 
-def test_the_command_writes_what_onnxruntime_runs_with_the_same_units(tmp_path, capsys):
+def check_documented(tokenizer: SpeechTokenizer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of docs/deployment.md, on the file that was exported."""
+    monkeypatch.chdir(folder)
+    soundfile.write("speech.wav", voice(0.6, 2), 16_000, subtype="FLOAT")
+    lines = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    names: dict = {}
+    exec(lines, names)
+    units = tokenizer.encode("speech.wav")
+    np.testing.assert_array_equal(names["units"], units[0].numpy())
+    np.testing.assert_allclose(names["starts"], units.times[:, 0].numpy())
+
+
+def test_the_command_writes_what_onnxruntime_runs_with_the_same_units(tmp_path, capsys, monkeypatch):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -115,6 +127,7 @@ def test_the_command_writes_what_onnxruntime_runs_with_the_same_units(tmp_path, 
     assert said.out.splitlines() == ["0 of 48 units differ, 0 of them near ties of two codes", *map(str, files)]
     assert files == sorted(target.parent.iterdir())  # and nothing half-written
     check_exported(tokenizer, ExportedTokenizer(files[0]))
+    check_documented(tokenizer, target.parent, monkeypatch)
     model = onnx.load(files[0])
     onnx.checker.check_model(model, full_check=True)
     assert [one.version for one in model.opset_import if one.domain == ""] == [exporting.OPSET]
