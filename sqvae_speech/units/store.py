@@ -170,7 +170,13 @@ def checked(units: Iterable[UtteranceUnits], meta: UnitStoreMeta, name: str = ""
 
 
 def deduplicated(source: UnitSource) -> UnitSource:
-    """The units with runs collapsed and their durations kept. What belongs to single steps is left out."""
+    """The units with runs collapsed and their durations kept. What belongs to single steps is left out.
+
+    Raises:
+        UserError: codes of images, whose places would be lost.
+    """
+    if source.meta.shape is not None:
+        raise UserError(f"{source.name}: codes of images have places, not durations; leave out --deduplicate")
     meta = replace(source.meta, deduplicated=True, top_k=0, sample_seeds=())
     return UnitSource(meta, lambda: map(deduplicate, source), source.name)
 
