@@ -1,4 +1,4 @@
-"""Figures as PNG files: log-mels, images, code histograms, curves. Imports nothing of ours.
+"""Figures as PNG files: log-mels, images, histograms, curves, confusions, maps. Imports nothing of ours.
 
 Figures are made as ``matplotlib.figure.Figure`` objects on the Agg canvas, never through pyplot: no global state, no
 display, nothing to close, and safe in a thread beside training. Each function writes beside the name and renames.
@@ -340,6 +340,138 @@ def plot_panels(
     axes[-1].set_xlabel(xlabel, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
+    return _save(figure, path)
+
+
+def plot_confusion(
+    path: str | os.PathLike,
+    matrix: Any,
+    rows: Sequence[str],
+    columns: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+    xlabel: str = "unit",
+    ylabel: str = "phone",
+) -> Path:
+    """Draw shares of each column, or of anything else from 0 to 1, as a picture with named rows.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        matrix: (R, C), drawn with row 0 at the top; the colour scale ends at its largest value.
+        rows: R names.
+        columns: C names; without them the axis counts.
+        title: written above.
+        xlabel: what columns are.
+        ylabel: what rows are.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: a matrix without values, or names that do not fit it.
+    """
+    values = _array(matrix)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"plot_confusion: a matrix of shape {values.shape}; (rows, columns) is legal")
+    if len(rows) != values.shape[0] or (columns is not None and len(columns) != values.shape[1]):
+        raise ValueError(f"plot_confusion: {values.shape} values for {len(rows)} rows and {columns and len(columns)}")
+    figure = _figure(min(20.0, max(6.0, 2.0 + 0.03 * values.shape[1])), min(24.0, max(3.0, 1.0 + 0.14 * len(rows))))
+    axis = figure.subplots()
+    image = axis.imshow(values, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0.0)
+    axis.set_yticks(range(len(rows)), rows, fontsize=6)
+    if columns is not None:
+        axis.set_xticks(range(len(columns)), columns, fontsize=6, rotation=90)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.set_ylabel(ylabel, fontsize=8)
+    if title:
+        axis.set_title(title, fontsize=9)
+    figure.colorbar(image, ax=axis, fraction=0.03, pad=0.01)
+    return _save(figure, path)
+
+
+def plot_map(
+    path: str | os.PathLike,
+    positions: Any,
+    *,
+    labels: Sequence[str] | None = None,
+    sizes: Any = None,
+    others: Any = None,
+    title: str | None = None,
+) -> Path:
+    """Draw points of a plane, coloured by label, with the label at each point.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        positions: (M, 2); both axes are drawn to one scale.
+        labels: M names; equal ones share a colour.
+        sizes: (M,) non-negative, areas of the points.
+        others: (L, 2) further points, drawn as grey crosses.
+        title: written above.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: positions that are not (M, 2), or other numbers of labels or sizes.
+    """
+    points = _array(positions).astype(np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"plot_map: positions of shape {points.shape}; (M, 2) is legal")
+    for name, given in (("labels", labels), ("sizes", sizes)):
+        if given is not None and len(given) != len(points):
+            raise ValueError(f"plot_map: {len(given)} {name} for {len(points)} positions")
+    areas = np.full(len(points), 40.0)
+    if sizes is not None and len(points):
+        weights = _array(sizes).astype(np.float64)
+        areas = 8.0 + 160.0 * weights / np.maximum(np.max(weights), 1e-12)
+    names = list(labels) if labels is not None else [""] * len(points)
+    kinds = {name: number for number, name in enumerate(dict.fromkeys(sorted(names)))}
+    figure = _figure(9.0, 7.5)
+    axis = figure.subplots()
+    if others is not None and len(crosses := _array(others)):
+        axis.scatter(crosses[:, 0], crosses[:, 1], marker="x", s=14, color="0.7", linewidths=0.8)
+    shades = [kinds[name] / max(len(kinds) - 1, 1) for name in names]
+    axis.scatter(points[:, 0], points[:, 1], s=areas, c=shades, cmap="gist_rainbow", alpha=0.55, linewidths=0)
+    for (x, y), name in zip(points, names, strict=True):
+        axis.text(x, y, name, fontsize=6, ha="center", va="center")
+    axis.set_aspect("equal", adjustable="datalim")
+    axis.tick_params(labelsize=7)
+    if title:
+        axis.set_title(title, fontsize=9)
+    return _save(figure, path)
+
+
+def plot_bars(
+    path: str | os.PathLike, edges: Any, counts: Any, *, xlabel: str, ylabel: str, title: str | None = None
+) -> Path:
+    """Draw a histogram that was counted before.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        edges: (B + 1,) rising.
+        counts: (B,).
+        xlabel: what is counted.
+        ylabel: of what.
+        title: written above.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: numbers of edges and counts that do not belong together.
+    """
+    borders, heights = _array(edges).ravel(), _array(counts).ravel()
+    if len(borders) != len(heights) + 1 or not len(heights):
+        raise ValueError(f"plot_bars: {len(borders)} edges for {len(heights)} counts; one more is legal")
+    figure = _figure(7.0, 3.6)
+    axis = figure.subplots()
+    axis.stairs(heights, borders, fill=True)
+    axis.set_xlabel(xlabel, fontsize=8)
+    axis.set_ylabel(ylabel, fontsize=8)
+    axis.tick_params(labelsize=8)
+    if title:
+        axis.set_title(title, fontsize=9)
     return _save(figure, path)
 
 

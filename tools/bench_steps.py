@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from sqvae_speech.config import load_config
 from sqvae_speech.models import native
-from sqvae_speech.training.loading import build_loader, load_index
 from sqvae_speech.training.schedules import temperature_at
-from sqvae_speech.training.speech_config import SpeechTrainConfig
+from sqvae_speech.training.task import Place
+from sqvae_speech.training.tasks import task_class
 from sqvae_speech.training.trainer import Trainer
 
 PHASES = ("data", "forward", "backward", "optimiser")
@@ -30,18 +30,20 @@ PHASES = ("data", "forward", "backward", "optimiser")
 
 @dataclass(frozen=True)
 class Problem:
-    """A size of the published network, and where its data lie.
+    """A size of a published network, and where its data lie.
 
     Attributes:
+        task: ``speech`` or ``image``.
         shards: folder of training shards.
         exp_dir: for the package's trainer.
         official: checkout of the published code, if any.
         covariance: ``global`` (type I) or ``diagonal`` (type IV).
-        batch_size: crops a step, over all processes.
-        channels: of the convolutions.
+        batch_size: crops or images a step, over all processes.
+        channels: of the convolutions of speech.
         device: ``cpu`` or ``cuda``.
     """
 
+    task: str
     shards: str
     exp_dir: str
     official: str | None = None
@@ -51,20 +53,22 @@ class Problem:
     device: str = "cpu"
 
     @property
-    def frames(self) -> int:
-        """Mel frames reconstructed a step: 32 of each crop."""
-        return 32 * self.batch_size
+    def amount(self) -> int:
+        """Images, or mel frames (32 of each crop), reconstructed a step."""
+        return self.batch_size * (32 if self.task == "speech" else 1)
 
-    def config(self, *more: str) -> SpeechTrainConfig:
+    def config(self, *more: str) -> Any:
+        sizes = {"model.channels": self.channels} if self.task == "speech" else {}
         words = {
+            "task": self.task,
             "data.train": self.shards,
-            "model.channels": self.channels,
+            **sizes,
             "model.quantizer.covariance": self.covariance,
             "training.batch_size": self.batch_size,
             "training.num_plots": 0,
         }
         overrides = [word for key, value in words.items() for word in (f"--{key}", str(value))]
-        return load_config(SpeechTrainConfig, None, [*overrides, *more])
+        return load_config(task_class(self.task).config_class, None, [*overrides, *more])
 
 
 class Stopwatch:
@@ -130,28 +134,35 @@ class Ours(Contender):
 
 
 class Loop(Contender):
-    """The published loop: eager, Adam parameter by parameter, gradients clipped, the loss read at every step."""
+    """The published loop: eager, Adam parameter by parameter, gradients clipped, the loss read at every step.
 
-    def __init__(self, problem: Problem, modules: list[nn.Module], loss: Callable[[Tensor, Tensor, float], Tensor]):
+    Args:
+        problem: which data.
+        modules: to train.
+        loss: of a batch on the device at a temperature.
+    """
+
+    def __init__(
+        self, problem: Problem, modules: list[nn.Module], loss: Callable[[dict[str, Tensor], float], Tensor]
+    ):
         config = problem.config()
         self.device, self.loss, self.training = problem.device, loss, config.training
-        index = load_index(config.data, "train")
-        self.batches = iter(build_loader(index, config.data, config.training, rank=0, world_size=1))
+        self.batches = iter(task_class(problem.task)(config, Place()).loader)
         self.parameters = [parameter for module in modules for parameter in module.to(self.device).parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=4e-4, foreach=False, fused=False)
+        self.optimizer = torch.optim.Adam(self.parameters, self.training.learning_rate, foreach=False, fused=False)
         self.steps = 0
 
     def step(self, watch: Stopwatch) -> None:
         batch = next(self.batches)
         watch.done("data")
         self.optimizer.zero_grad()
-        loss = self.loss(
-            batch["mel"].to(self.device), batch["speaker"].to(self.device), temperature_at(self.training, self.steps)
-        )
+        moved = {name: value.to(self.device) for name, value in batch.items() if isinstance(value, Tensor)}
+        loss = self.loss(moved, temperature_at(self.training, self.steps))
         watch.done("forward")
         loss.backward()
         watch.done("backward")
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=False)
+        if self.training.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm, foreach=False)
         self.optimizer.step()
         loss.item()
         self.steps += 1
@@ -159,8 +170,23 @@ class Loop(Contender):
 
 
 def plain(problem: Problem) -> Loop:
+    return {"speech": plain_speech, "image": plain_image}[problem.task](problem)
+
+
+def plain_speech(problem: Problem) -> Loop:
     model = PlainSpeech(problem.covariance, channels=problem.channels).train()
-    return Loop(problem, [model], lambda mel, speaker, temperature: model(mel, speaker, temperature))
+    return Loop(problem, [model], lambda batch, temperature: model(batch["mel"], batch["speaker"], temperature))
+
+
+def plain_image(problem: Problem) -> Loop:
+    """The package's network, of PyTorch's layers, in PyTorch's layout, with (N, K) arrays of distances."""
+    model: Any = (
+        task_class("image")(problem.config(), Place()).build_model().to(memory_format=torch.contiguous_format)
+    )
+    model.quantizer.backend = "reference"
+    return Loop(
+        problem, [model.train()], lambda batch, temperature: model(batch["image"], temperature=temperature).loss
+    )
 
 
 def official(problem: Problem) -> Loop:
@@ -170,9 +196,9 @@ def official(problem: Problem) -> Loop:
     encoder = module.Encoder(kind, 80, problem.channels, 512, 64, 0.5).train()
     decoder = module.Decoder(64, 80, 100, 64, 128, 256).train()
 
-    def loss(mel: Tensor, speaker: Tensor, temperature: float) -> Tensor:
-        z, latent_loss, _ = encoder(mel, temperature)
-        output, target = decoder(z, speaker).transpose(1, 2), mel[:, :, 1:-1]
+    def loss(batch: dict[str, Tensor], temperature: float) -> Tensor:
+        z, latent_loss, _ = encoder(batch["mel"], temperature)
+        output, target = decoder(z, batch["speaker"]).transpose(1, 2), batch["mel"][:, :, 1:-1]
         return 0.5 * (target.numel() // len(target)) * torch.log(torch.mean((output - target) ** 2)) + latent_loss
 
     return Loop(problem, [encoder, decoder], loss)

@@ -24,6 +24,10 @@ VERBS = {
     "units": ("sqvae_speech.bin.units", "convert, summarise and show files of units"),
     "lm": ("sqvae_speech.bin.lm", "score a language model over units, and draw speech or images from it"),
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
+    "evaluate": (
+        "sqvae_speech.bin.evaluate",
+        "what representations are worth: ABX, unit to phone, probes, bitrate; features and codebook of a model",
+    ),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }
 

@@ -72,6 +72,15 @@ class Utterance:
         return self.wav.rstrip().endswith("|")
 
 
+def clip_intervals(intervals: Iterable[Interval], onset: float, offset: float) -> list[Interval]:
+    """Return what of the intervals lies in a part of the utterance, with times from the part's beginning."""
+    cut = (
+        Interval(max(interval.onset, onset) - onset, min(interval.offset, offset) - onset, interval.label)
+        for interval in intervals
+    )
+    return [Interval(round(start, 6), round(end, 6), label) for start, end, label in cut if end - start > 1e-6]
+
+
 def _require_speaker_order(name: str, previous: str, speaker: str, where: str = "") -> None:
     if speaker < previous:  # Kaldi's tools merge utt2spk and spk2utt in one pass, so both orders must agree
         raise UserError(

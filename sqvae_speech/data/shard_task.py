@@ -12,7 +12,7 @@ from sqvae_speech.audio.front_end import FrontEnd, Prepared, SilentRecording
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.data.index import ShardIndex, ShardInfo
-from sqvae_speech.data.kaldi import Interval, Utterance
+from sqvae_speech.data.kaldi import Utterance, clip_intervals
 from sqvae_speech.data.npy import npy_bytes
 from sqvae_speech.data.recordings import read_utterance, recordings_digest
 from sqvae_speech.data.shard_folder import Bad, ShardFolder
@@ -165,7 +165,8 @@ class _Features:
         if utterance.text is not None:
             meta["text"] = utterance.text
         if utterance.ali:
-            ali = utterance.ali if front_end.trim is None else _within(utterance.ali, prepared)
+            trimmed = front_end.trim is not None
+            ali = clip_intervals(utterance.ali, prepared.onset, prepared.offset) if trimmed else utterance.ali
             meta["ali"] = [tuple(interval) for interval in ali]
         name = utterance.utterance_id
         members = {
@@ -173,14 +174,3 @@ class _Features:
             "json": json.dumps(meta, ensure_ascii=False).encode(),
         }
         return Sample(name, (utterance.speaker, mel.shape[1]), members, prepared.clipped)
-
-
-def _within(ali: tuple[Interval, ...], part: Prepared) -> list[Interval]:
-    """Return the intervals that lie in what trimming has left, with times from its beginning."""
-    cut = (
-        Interval(max(onset, part.onset) - part.onset, min(offset, part.offset) - part.onset, label)
-        for onset, offset, label in ali
-    )
-    return [
-        Interval(round(onset, 6), round(offset, 6), label) for onset, offset, label in cut if offset - onset > 1e-6
-    ]

@@ -85,8 +85,7 @@ class ImageTask(AutoencoderTask):
             yield model.latents(batch["image"].to(self.place.device))[0].flatten(0, -2)
 
     def training_step(self, model: nn.Module, batch: dict[str, Any], step: int) -> StepOutput:
-        images = batch["image"].to(self.place.device, non_blocking=True)
-        out = model(images, temperature=self.temperature(step))
+        out = model(self.transfer(batch)["image"], temperature=self.temperature(step))
         scalars = {"loss": out.loss.detach(), "reconstruction_loss": out.reconstruction_loss, **out.metrics}
         return StepOutput(out.loss, {**scalars, **self.count(out.quantization, None)})
 

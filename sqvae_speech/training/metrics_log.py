@@ -1,13 +1,12 @@
 """Metrics of a run: one JSON line a record, and curves drawn from the file."""
 
-import contextlib
 import fnmatch
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqvae_speech.data.files import write_text
+from sqvae_speech.data.files import read_json_lines, write_text
 
 # Figures of any run; a task adds its own. A name may hold `*`.
 COMMON_CURVES: dict[str, tuple[str, ...]] = {
@@ -62,13 +61,7 @@ class MetricsLog:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a ``metrics.jsonl``; lines that a crash or a full disk has cut off are left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int) and "split" in row:
-                rows.append(row)
-    return rows
+    return [row for row in read_json_lines(path) if isinstance(row.get("step"), int) and "split" in row]
 
 
 def curve(rows: Sequence[Mapping[str, Any]], split: str, metric: str) -> tuple[list[int], list[float]]:

@@ -170,7 +170,16 @@ def checked(units: Iterable[UtteranceUnits], meta: UnitStoreMeta, name: str = ""
 
 
 def deduplicated(source: UnitSource) -> UnitSource:
-    """The units with runs collapsed and their durations kept. What belongs to single steps is left out."""
+    """The units with runs collapsed and their durations kept. What belongs to single steps is left out.
+
+    Raises:
+        UserError: codes of images, which lie in rows and columns.
+    """
+    if source.meta.shape is not None:
+        rows, columns = source.meta.shape
+        raise UserError(
+            f"{source.name}: codes of images of {rows} x {columns} have no runs in time; leave out deduplication"
+        )
     meta = replace(source.meta, deduplicated=True, top_k=0, sample_seeds=())
     return UnitSource(meta, lambda: map(deduplicate, source), source.name)
 

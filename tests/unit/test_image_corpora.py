@@ -325,6 +325,12 @@ def test_splits_that_a_folder_has_are_kept(photos, tmp_path):
     assert (tmp_path / "data" / "left_out.txt").read_text().startswith("extra/x.png\tis in none of the folders")
 
 
+def test_a_path_that_would_mean_something_else_is_left_out(photos, tmp_path):
+    save(photos / "a" / "x*.png", random_pixels(4, 4, 3))
+    assert sum(map(len, prepare("images", photos, tmp_path / "data").values())) == 20
+    assert (tmp_path / "data" / "left_out.txt").read_text().startswith("a/x*.png\timages.scp would take this path")
+
+
 def test_folders_of_images_that_are_refused(photos, tmp_path):
     with pytest.raises(UserError, match=r"--label '\(' is no regular expression"):
         prepare("images", photos, tmp_path / "data", label="(")
@@ -335,6 +341,10 @@ def test_folders_of_images_that_are_refused(photos, tmp_path):
     save(photos / "a-my photo.0.png", random_pixels(4, 4))
     with pytest.raises(UserError, match=r"two images would be 'a-my%20photo%2E0'"):
         prepare("images", photos, tmp_path / "data")
+    with zipfile.ZipFile(tmp_path / "photos.bin", "w"):
+        pass
+    with pytest.raises(UserError, match=r"photos.bin is a zip, but its name does not end in .zip; rename it"):
+        prepare("images", tmp_path / "photos.bin", tmp_path / "data")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no image; --corpus takes"):
         prepare("images", tmp_path / "empty", tmp_path / "data")

@@ -5,7 +5,16 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from sqvae_speech.plots import image_picture, plot_code_histogram, plot_curves, plot_images, plot_mels
+from sqvae_speech.plots import (
+    image_picture,
+    plot_bars,
+    plot_code_histogram,
+    plot_confusion,
+    plot_curves,
+    plot_images,
+    plot_map,
+    plot_mels,
+)
 
 
 def test_mels_share_one_scale_and_time_axis(tmp_path):
@@ -85,3 +94,36 @@ def test_images_that_cannot_be_drawn(tmp_path):
     for images in ({}, {"a": torch.zeros(0, 3, 4, 4)}, {"a": torch.zeros(1, 3, 4, 4), "b": torch.zeros(2, 3, 4, 4)}):
         with pytest.raises(ValueError, match="needs images, all of one shape"):
             plot_images(tmp_path / "a.png", images)
+
+
+def test_confusion(tmp_path):
+    path = plot_confusion(tmp_path / "c.png", [[1.0, 0.0], [0.0, 1.0]], ["a", "i"], ["x", "y"], title="t")
+    pixels = imread(path)[..., :3].reshape(-1, 3)
+    # the two ends of the scale fill the picture in equal parts
+    shares = [
+        (np.abs(pixels - end).max(axis=1) < 0.02).sum() for end in ([0.267, 0.005, 0.329], [0.993, 0.906, 0.144])
+    ]
+    assert min(shares) > 20_000
+    assert max(shares) < 1.05 * min(shares)
+    for matrix, rows in (([[1.0]], ["a", "b"]), (np.zeros((0, 3)), []), ([1.0], ["a"])):
+        with pytest.raises(ValueError, match="plot_confusion"):
+            plot_confusion(tmp_path / "d.png", matrix, rows)
+
+
+def test_map_of_points_and_of_none(tmp_path):
+    points = [[0.0, 0.0], [1.0, 2.0], [-1.0, 0.5]]
+    plain = imread(plot_map(tmp_path / "a.png", points))
+    named = imread(plot_map(tmp_path / "b.png", points, labels=["a", "i", "a"], sizes=[1, 5, 0], others=[[2.0, 2.0]]))
+    assert plain.shape == named.shape
+    assert not np.array_equal(plain, named)
+    plot_map(tmp_path / "c.png", np.zeros((0, 2)), labels=[], sizes=np.zeros(0))
+    for options in ({"labels": ["a"]}, {"sizes": [1.0]}):
+        with pytest.raises(ValueError, match="plot_map: 1"):
+            plot_map(tmp_path / "d.png", points, **options)
+
+
+def test_bars(tmp_path):
+    path = plot_bars(tmp_path / "a.png", [0.0, 1.0, 2.0], [3, 1], xlabel="x", ylabel="y", title="t")
+    assert imread(path).size
+    with pytest.raises(ValueError, match="2 edges for 2 counts"):
+        plot_bars(tmp_path / "b.png", [0.0, 1.0], [3, 1], xlabel="x", ylabel="y")

@@ -85,7 +85,8 @@ def test_codes_start_at_latents_of_real_frames(shards):
     mel, lengths = nn.functional.pad(batch["mel"], (0, 200)), batch["lengths"]  # most of it is padding
     task.loader = OneBatch({**batch, "mel": mel})
     model = task.build_model()
-    latents = model.latents(mel, lengths)[0].detach()
+    with torch.no_grad():  # as the codes are started: with gradients another implementation rounds differently
+        latents = model.latents(mel, lengths)[0]
     real = torch.cat([row[: (length - 2) // 2] for row, length in zip(latents, lengths.tolist(), strict=True)])
     task.initialize(model)
     codebook = model.quantizer.codebook.detach()

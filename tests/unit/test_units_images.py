@@ -16,8 +16,9 @@ from sqvae_speech.models.image import ImageModel, ImageModelConfig
 from sqvae_speech.models.pretrained_image import ImageBundle, load_image_model, save_image_model
 from sqvae_speech.quantization import QuantizerConfig
 from sqvae_speech.units.image_extract import code_grids, decode_store, encode_image_shards
+from sqvae_speech.units.meta import UnitStoreMeta
 from sqvae_speech.units.parts import Processes
-from sqvae_speech.units.store import UnitStoreMeta, deduplicate_store, read_units
+from sqvae_speech.units.store import deduplicated, read_units
 
 
 @pytest.fixture(params=[1, 2])
@@ -76,8 +77,8 @@ def test_what_does_not_fit_is_refused(model, index, tmp_path):
         encode_image_shards(model, index.folder, tmp_path / "x.parquet", batch_size=0)
     (path,) = encode_image_shards(model, index.folder, tmp_path / "x.parquet", progress=False)
     store = read_units(path)
-    with pytest.raises(UserError, match=r"units, but the images of the store have 2 x 3"):
-        deduplicate_store(store)
+    with pytest.raises(UserError, match=r"codes of images of 2 x 3 have no runs"):
+        deduplicated(store)
     with pytest.raises(UserError, match="units in time, not codes of images"):
         code_grids(store, UnitStoreMeta(8))
     store.meta = UnitStoreMeta(8, store.meta.num_codebooks, shape=(3, 2))

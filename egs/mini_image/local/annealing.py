@@ -32,7 +32,7 @@ PANELS = {
     "perplexity": "perplexity",
 }
 LOGARITHMIC = list(PANELS)[:3]
-SMOOTH = 4  # lines of the log, of 25 steps each
+SMOOTH = 4  # lines of the log, of 10 steps each
 
 
 def title(trial: Trial) -> str:

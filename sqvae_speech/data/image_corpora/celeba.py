@@ -3,11 +3,10 @@
 https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; for non-commercial research, by an agreement on that page.
 """
 
-import zipfile
 from pathlib import Path
 
 from sqvae_speech.data.files import read_text
-from sqvae_speech.data.image_corpora.common import ImagePreparation, write_splits
+from sqvae_speech.data.image_corpora.common import ImagePreparation, write_splits, zip_members
 from sqvae_speech.data.image_dir import ImageItem
 from sqvae_speech.data.preparation import LeftOut, entries_of, existing_corpus, refuse_damage
 from sqvae_speech.errors import UserError
@@ -60,10 +59,6 @@ def _photos(root: Path) -> dict[str, str]:
         if photos:  # torchvision unpacks into img_align_celeba/img_align_celeba at times
             return photos
     for path in sorted(root.rglob(f"{FOLDER}.zip")):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{path} cannot be read ({error}); get it again") from None
-        return {Path(name).name: f"{path.resolve()}:{name}" for name in names if name.endswith(".jpg")}
+        photos = zip_members(path, WHAT)
+        return {Path(name).name: source for name, source in photos.items() if name.endswith(".jpg")}
     raise UserError(f"{root} has neither {FOLDER}/*.jpg nor {FOLDER}.zip; --corpus takes {WHAT}")

@@ -5,7 +5,6 @@ images as JPEGs or PNGs in a folder a class; these are not quite the original pi
 """
 
 import pickle
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from sqvae_speech.data.image_corpora.common import (
     check_dev,
     write_splits,
     write_standard,
+    zip_members,
 )
 from sqvae_speech.data.image_dir import ImageItem
 from sqvae_speech.data.preparation import entries_of, existing_corpus
@@ -150,11 +150,7 @@ def _from_files(root: Path, dev: int) -> dict[str, list[ImageItem]]:
     if root.is_dir():
         files = {path.relative_to(root).as_posix(): str(path.resolve()) for path in root.rglob("*")}
     else:
-        try:
-            with zipfile.ZipFile(root) as archive:
-                files = {name: f"{root.resolve()}:{name}" for name in archive.namelist()}
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{root} is no zip that can be read ({error}); --corpus takes {WHAT}") from None
+        files = zip_members(root, WHAT)
     classes: dict[tuple[str, str], list[ImageItem]] = defaultdict(list)
     for name, source in sorted(files.items()):
         parts = Path(name).parts[-3:]

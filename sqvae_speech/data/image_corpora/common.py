@@ -1,5 +1,6 @@
 """What the corpora of images share: the report, dividing, arrays, and writing the splits."""
 
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,26 @@ def _row(split: str, images: int, labels: Iterable[str], classes: Sequence[str])
         return str(len(list(names)) or "-")
 
     return [split, str(images), count(labels), count(classes)]
+
+
+def zip_members(path: Path, what: str) -> dict[str, str]:
+    """Return ``{name: where it is}`` of the files in a zip.
+
+    Args:
+        path: of the zip.
+        what: what should be there, for the message.
+
+    Raises:
+        UserError: no zip, or one that is not called so: ``images.scp`` knows zips by their names.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is no zip that can be read ({error}); --corpus takes {what}") from None
+    if path.suffix != ".zip":
+        raise UserError(f"{path} is a zip, but its name does not end in .zip; rename it")
+    return {name: f"{path.resolve()}:{name}" for name in names}
 
 
 def write_array(output: str | Path, split: str, images: np.ndarray) -> Path:

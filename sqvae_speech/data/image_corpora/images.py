@@ -1,13 +1,12 @@
 """Any folder or zip of images, at whatever depth, with or without splits and classes in its paths."""
 
 import re
-import zipfile
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from sqvae_speech.data.ids import escape_id
-from sqvae_speech.data.image_corpora.common import SUFFIXES, ImagePreparation, divide, write_splits
+from sqvae_speech.data.image_corpora.common import SUFFIXES, ImagePreparation, divide, write_splits, zip_members
 from sqvae_speech.data.image_dir import ImageItem
+from sqvae_speech.data.image_sources import parse_source
 from sqvae_speech.data.preparation import LeftOut, existing_corpus
 from sqvae_speech.data.splits import SPLITS
 from sqvae_speech.errors import UserError
@@ -53,6 +52,11 @@ def prepare_images(
     items: dict[str, ImageItem] = {}
     paths: dict[str, str] = {}
     for name, source in names:
+        if parse_source(source).kind != ("file" if root.is_dir() else "zip"):
+            left_out.append(
+                LeftOut(name, "images.scp would take this path for something else (it has * or .npy: in it)")
+            )
+            continue
         found: str | None = None
         if pattern is not None:
             match = pattern.search(name)
@@ -79,16 +83,11 @@ def prepare_images(
 def _names(root: Path) -> list[tuple[str, str]]:
     """Return the images' paths below the corpus, sorted, and where each is."""
     if root.is_dir():
-        every: Iterable[tuple[str, str]] = (
-            (path.relative_to(root).as_posix(), str(path.resolve())) for path in root.rglob("*") if path.is_file()
-        )
+        files = (path for path in root.rglob("*") if path.is_file())
+        every = {path.relative_to(root).as_posix(): str(path.resolve()) for path in files}
     else:
-        try:
-            with zipfile.ZipFile(root) as archive:
-                every = [(name, f"{root.resolve()}:{name}") for name in archive.namelist()]
-        except zipfile.BadZipFile:
-            raise UserError(f"{root} is neither a folder nor a zip; --corpus takes {WHAT}") from None
-    return sorted((name, source) for name, source in every if PurePosixPath(name).suffix.lower() in SUFFIXES)
+        every = zip_members(root, WHAT)
+    return sorted((name, source) for name, source in every.items() if PurePosixPath(name).suffix.lower() in SUFFIXES)
 
 
 def _compiled(label: str) -> re.Pattern[str]:
