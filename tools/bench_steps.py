@@ -19,10 +19,12 @@ from plain_speech import PlainSpeech
 from torch import Tensor, nn
 
 from sqvae_speech.config import load_config
+from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.models import native
-from sqvae_speech.training.loading import build_loader, load_index
+from sqvae_speech.training.loading import load_index
 from sqvae_speech.training.schedules import temperature_at
 from sqvae_speech.training.speech_config import SpeechTrainConfig
+from sqvae_speech.training.speech_loading import build_loader
 from sqvae_speech.training.trainer import Trainer
 
 PHASES = ("data", "forward", "backward", "optimiser")
@@ -135,7 +137,7 @@ class Loop(Contender):
     def __init__(self, problem: Problem, modules: list[nn.Module], loss: Callable[[Tensor, Tensor, float], Tensor]):
         config = problem.config()
         self.device, self.loss, self.training = problem.device, loss, config.training
-        index = load_index(config.data, "train")
+        index = load_index(config.data, "train", ShardIndex)
         self.batches = iter(build_loader(index, config.data, config.training, rank=0, world_size=1))
         self.parameters = [parameter for module in modules for parameter in module.to(self.device).parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=4e-4, foreach=False, fused=False)
