@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from sqvae_speech.config import load_config
 from sqvae_speech.models import native
+from sqvae_speech.training.loading import build_loader, load_index
 from sqvae_speech.training.schedules import temperature_at
-from sqvae_speech.training.task import Place
-from sqvae_speech.training.tasks import task_class
+from sqvae_speech.training.speech_config import SpeechTrainConfig
 from sqvae_speech.training.trainer import Trainer
 
 PHASES = ("data", "forward", "backward", "optimiser")
@@ -30,20 +30,18 @@ PHASES = ("data", "forward", "backward", "optimiser")
 
 @dataclass(frozen=True)
 class Problem:
-    """A size of a published network, and where its data lie.
+    """A size of the published network, and where its data lie.
 
     Attributes:
-        task: ``speech`` or ``image``.
         shards: folder of training shards.
         exp_dir: for the package's trainer.
         official: checkout of the published code, if any.
         covariance: ``global`` (type I) or ``diagonal`` (type IV).
-        batch_size: crops or images a step, over all processes.
-        channels: of the convolutions of speech.
+        batch_size: crops a step, over all processes.
+        channels: of the convolutions.
         device: ``cpu`` or ``cuda``.
     """
 
-    task: str
     shards: str
     exp_dir: str
     official: str | None = None
@@ -53,22 +51,20 @@ class Problem:
     device: str = "cpu"
 
     @property
-    def amount(self) -> int:
-        """Images, or mel frames (32 of each crop), reconstructed a step."""
-        return self.batch_size * (32 if self.task == "speech" else 1)
+    def frames(self) -> int:
+        """Mel frames reconstructed a step: 32 of each crop."""
+        return 32 * self.batch_size
 
-    def config(self, *more: str) -> Any:
-        sizes = {"model.channels": self.channels} if self.task == "speech" else {}
+    def config(self, *more: str) -> SpeechTrainConfig:
         words = {
-            "task": self.task,
             "data.train": self.shards,
-            **sizes,
+            "model.channels": self.channels,
             "model.quantizer.covariance": self.covariance,
             "training.batch_size": self.batch_size,
             "training.num_plots": 0,
         }
         overrides = [word for key, value in words.items() for word in (f"--{key}", str(value))]
-        return load_config(task_class(self.task).config_class, None, [*overrides, *more])
+        return load_config(SpeechTrainConfig, None, [*overrides, *more])
 
 
 class Stopwatch:
@@ -134,35 +130,28 @@ class Ours(Contender):
 
 
 class Loop(Contender):
-    """The published loop: eager, Adam parameter by parameter, gradients clipped, the loss read at every step.
+    """The published loop: eager, Adam parameter by parameter, gradients clipped, the loss read at every step."""
 
-    Args:
-        problem: which data.
-        modules: to train.
-        loss: of a batch on the device at a temperature.
-    """
-
-    def __init__(
-        self, problem: Problem, modules: list[nn.Module], loss: Callable[[dict[str, Tensor], float], Tensor]
-    ):
+    def __init__(self, problem: Problem, modules: list[nn.Module], loss: Callable[[Tensor, Tensor, float], Tensor]):
         config = problem.config()
         self.device, self.loss, self.training = problem.device, loss, config.training
-        self.batches = iter(task_class(problem.task)(config, Place()).loader)
+        index = load_index(config.data, "train")
+        self.batches = iter(build_loader(index, config.data, config.training, rank=0, world_size=1))
         self.parameters = [parameter for module in modules for parameter in module.to(self.device).parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, self.training.learning_rate, foreach=False, fused=False)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=4e-4, foreach=False, fused=False)
         self.steps = 0
 
     def step(self, watch: Stopwatch) -> None:
         batch = next(self.batches)
         watch.done("data")
         self.optimizer.zero_grad()
-        moved = {name: value.to(self.device) for name, value in batch.items() if isinstance(value, Tensor)}
-        loss = self.loss(moved, temperature_at(self.training, self.steps))
+        loss = self.loss(
+            batch["mel"].to(self.device), batch["speaker"].to(self.device), temperature_at(self.training, self.steps)
+        )
         watch.done("forward")
         loss.backward()
         watch.done("backward")
-        if self.training.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm, foreach=False)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=False)
         self.optimizer.step()
         loss.item()
         self.steps += 1
@@ -170,23 +159,8 @@ class Loop(Contender):
 
 
 def plain(problem: Problem) -> Loop:
-    return {"speech": plain_speech, "image": plain_image}[problem.task](problem)
-
-
-def plain_speech(problem: Problem) -> Loop:
     model = PlainSpeech(problem.covariance, channels=problem.channels).train()
-    return Loop(problem, [model], lambda batch, temperature: model(batch["mel"], batch["speaker"], temperature))
-
-
-def plain_image(problem: Problem) -> Loop:
-    """The package's network, of PyTorch's layers, in PyTorch's layout, with (N, K) arrays of distances."""
-    model: Any = (
-        task_class("image")(problem.config(), Place()).build_model().to(memory_format=torch.contiguous_format)
-    )
-    model.quantizer.backend = "reference"
-    return Loop(
-        problem, [model.train()], lambda batch, temperature: model(batch["image"], temperature=temperature).loss
-    )
+    return Loop(problem, [model], lambda mel, speaker, temperature: model(mel, speaker, temperature))
 
 
 def official(problem: Problem) -> Loop:
@@ -196,9 +170,9 @@ def official(problem: Problem) -> Loop:
     encoder = module.Encoder(kind, 80, problem.channels, 512, 64, 0.5).train()
     decoder = module.Decoder(64, 80, 100, 64, 128, 256).train()
 
-    def loss(batch: dict[str, Tensor], temperature: float) -> Tensor:
-        z, latent_loss, _ = encoder(batch["mel"], temperature)
-        output, target = decoder(z, batch["speaker"]).transpose(1, 2), batch["mel"][:, :, 1:-1]
+    def loss(mel: Tensor, speaker: Tensor, temperature: float) -> Tensor:
+        z, latent_loss, _ = encoder(mel, temperature)
+        output, target = decoder(z, speaker).transpose(1, 2), mel[:, :, 1:-1]
         return 0.5 * (target.numel() // len(target)) * torch.log(torch.mean((output - target) ** 2)) + latent_loss
 
     return Loop(problem, [encoder, decoder], loss)

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Steps and frames per second of training the published models, against plain loops of the same networks.
+"""Steps and frames per second of training the published speech model, against plain loops of the same network.
 
     OMP_NUM_THREADS=2 python tools/bench_train.py --official DIR --processes 2 --output benchmarks/results/train_cpu
 
 writes train_cpu.md and train_cpu.json. DIR is a checkout of the published code (github.com/sony/sqvae). On a GPU:
-`--device cuda --batch-sizes 52,1024 --output benchmarks/results/train_gpu`. `--images` adds the published network of
-CIFAR10, batches of 32.
+`--device cuda --batch-sizes 52,1024 --output benchmarks/results/train_gpu`.
 
 Every way of training has a process in which it takes turns, step by step, with the plain loop (tools/plain_speech.py)
 and the official model; ratios are medians over rounds, so that other load on the machine touches both sides. On a
@@ -15,7 +14,6 @@ time are given beside those of time.
 """
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -42,8 +40,6 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder))
-        if args.images:
-            write_images(Path(folder))
         document = {"machine": None, "settings": settings_of(args), "cases": measure(args, folder)}
         if args.processes > 1:
             document["processes"] = measure_processes(args, folder)
@@ -59,7 +55,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--covariances", default="diagonal,global", help="of the quantizer: types IV and I")
     parser.add_argument("--batch-sizes", default="52")
     parser.add_argument("--channels", type=int, default=768)
-    parser.add_argument("--images", action="store_true", help="also the image model")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=12, help="steps of each")
     parser.add_argument("--contenders", help="names, by commas; default: all")
@@ -86,25 +81,9 @@ def write_shards(folder: Path) -> None:
     write_synthetic_shards(folder / "shards", lengths, num_speakers=100)
 
 
-def write_images(folder: Path) -> None:
-    """1,000 random images of 32 x 32."""
-    import numpy as np
-
-    from sqvae_speech.data.image_corpora.common import array_items, write_array, write_splits
-    from sqvae_speech.data.image_shards import write_image_shards
-
-    pixels = np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8)
-    items = array_items(write_array(folder / "images", "train", pixels), "image", ["any"] * len(pixels))
-    write_splits({"train": items}, [], folder / "images", ())
-    write_image_shards(folder / "images/train", folder / "image-shards", images_per_shard=250, progress=False)
-
-
-def problem_of(
-    args: argparse.Namespace, folder: str, covariance: str, batch_size: int, task: str = "speech"
-) -> dict[str, Any]:
+def problem_of(args: argparse.Namespace, folder: str, covariance: str, batch_size: int) -> dict[str, Any]:
     return {
-        "task": task,
-        "shards": f"{folder}/shards" if task == "speech" else f"{folder}/image-shards",
+        "shards": f"{folder}/shards",
         "exp_dir": f"{folder}/exp",
         "official": None if args.official is None else str(args.official.resolve()),
         "covariance": covariance,
@@ -119,18 +98,22 @@ def measure(args: argparse.Namespace, folder: str) -> list[dict[str, Any]]:
 
     names = args.contenders.split(",") if args.contenders else [name for name in CONTENDERS if name not in PEERS]
     allocations = args.allocations.split(",") if args.device == "cpu" else ["default"]
-    sizes = [int(size) for size in args.batch_sizes.split(",")]
-    problems = [problem_of(args, folder, kind, size) for kind in args.covariances.split(",") for size in sizes]
-    if args.images:
-        problems.append(problem_of(args, folder, "global", 32, task="image"))
+    peers = PEERS if args.official else PEERS[:1]
     cases = []
-    for problem, allocation, name in itertools.product(problems, allocations, names):
-        peers = PEERS if args.official and problem["task"] == "speech" else PEERS[:1]
-        request = {"names": [name, *peers], "problem": problem, "rounds": args.rounds}
-        found = in_process("times", request, PINNED if allocation == "pinned" else {})
-        kept = {key: problem[key] for key in ("task", "covariance", "batch_size")}
-        cases.append({**kept, "allocation": allocation, **found})
-        print(kept, name, allocation, found["ratios"], file=sys.stderr, flush=True)
+    for covariance in args.covariances.split(","):
+        for batch_size in map(int, args.batch_sizes.split(",")):
+            for allocation in allocations:
+                for name in names:
+                    request = {
+                        "names": [name, *peers],
+                        "problem": problem_of(args, folder, covariance, batch_size),
+                        "rounds": args.rounds,
+                    }
+                    environment = PINNED if allocation == "pinned" else {}
+                    found = in_process("times", request, environment)
+                    case = {"covariance": covariance, "batch_size": batch_size, "allocation": allocation, **found}
+                    print(case["name"], allocation, case["ratios"], file=sys.stderr, flush=True)
+                    cases.append(case)
     return cases
 
 
@@ -186,7 +169,7 @@ def run_times(request: dict[str, Any]) -> dict[str, Any]:
         }
         for peer in peers
     }
-    result = {"name": name, "amount": problem.amount, "ratios": ratios, "seconds": {}}
+    result = {"name": name, "frames": problem.frames, "ratios": ratios, "seconds": {}}
     for contender_name, turns in taken.items():
         result["seconds"][contender_name] = {
             key: {"median": statistics.median(turn[key] for turn in turns), "min": min(turn[key] for turn in turns)}
@@ -267,7 +250,7 @@ def run_rate(request: dict[str, Any]) -> dict[str, float]:
     ours.close()
     if not first:
         sys.exit(0)
-    return {unit: problem.amount / statistics.median(values[2:]) for unit, values in seconds.items()}
+    return {unit: problem.frames / statistics.median(values[2:]) for unit, values in seconds.items()}
 
 
 TASKS = {"times": run_times, "rate": run_rate}
@@ -278,7 +261,7 @@ def report(document: dict[str, Any]) -> str:
     facts, settings = document["machine"], document["settings"]
     threads = "" if settings["device"] == "cuda" else f"{facts['threads']} threads, "
     options = [f"--device {settings['device']}", f"--batch-sizes {settings['batch_sizes']}"]
-    options += [f"--rounds {settings['rounds']}", *(["--images"] if settings["images"] else [])]
+    options += [f"--rounds {settings['rounds']}"]
     options += ["--official DIR"] if settings["official"] else []
     options += [f"--processes {settings['processes']}"] if settings["processes"] > 1 else []
     options += [f"--output benchmarks/results/{settings['output']}"]
@@ -286,17 +269,16 @@ def report(document: dict[str, Any]) -> str:
     lines = [
         "# Training: time of a step",
         "",
-        f"The published speech network ({settings['channels']} channels, K 512, D 64), crops of 32 frames"
-        f"{'; that of CIFAR10' if settings['images'] else ''}. "
+        f"The published speech network ({settings['channels']} channels, K 512, D 64), crops of 32 frames. "
         f"{facts['processor']}, {threads}PyTorch {facts['torch']}; load at the end {facts['load_average'][0]:.1f}. "
         "Times are medians in ms. Ratios are of the time, and in brackets of the processor time, of the plain loop "
         "and of the official model to that of the row, step by step in turn in the same process.",
         "",
         f"Command: `{command}`",
         "",
-        "| of | type | batch | allocation | | step | data | forward | backward | optimiser | steps/s | frames or "
-        "images/s | plain loop | official |" + (" busy |" if settings["device"] == "cuda" else ""),
-        "|---" * (15 if settings["device"] == "cuda" else 14) + "|",
+        "| type | batch | allocation | | step | data | forward | backward | optimiser | steps/s | frames/s | "
+        "plain loop | official |" + (" busy |" if settings["device"] == "cuda" else ""),
+        "|---" * (14 if settings["device"] == "cuda" else 13) + "|",
     ]
     for group in grouped(document["cases"]):
         for peer in group[0]["ratios"]:  # as they were beside the first of the group
@@ -322,16 +304,16 @@ def report(document: dict[str, Any]) -> str:
 def grouped(cases: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for case in cases:
-        groups.setdefault((case["task"], case["covariance"], case["batch_size"], case["allocation"]), []).append(case)
+        groups.setdefault((case["covariance"], case["batch_size"], case["allocation"]), []).append(case)
     return list(groups.values())
 
 
 def row(case: dict[str, Any], name: str, ratios: dict[str, dict[str, float]]) -> str:
     seconds = case["seconds"][name]
     total = seconds["total"]["median"]
-    cells = [case["task"], TYPES[case["covariance"]], str(case["batch_size"]), case["allocation"], name]
+    cells = [TYPES[case["covariance"]], str(case["batch_size"]), case["allocation"], name]
     cells += [f"{1e3 * seconds[key]['median']:,.1f}" for key in ("total", *PHASES)]
-    cells += [f"{1 / total:.2f}", f"{case['amount'] / total:,.0f}"]
+    cells += [f"{1 / total:.2f}", f"{case['frames'] / total:,.0f}"]
     for peer in PEERS:
         ratio = ratios.get(peer)
         cells.append("" if ratio is None else f"{ratio['total']:.2f} ({ratio['processor']:.2f})")

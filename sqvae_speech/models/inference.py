@@ -40,10 +40,11 @@ class InferenceEncoder(nn.Module):
         # float64 is for few rows at a time; the first convolution has few channels, of which tiles would save little
         tiles = dtype != torch.float64 and device.type == "cpu"
         self.layers = nn.ModuleList(
-            RowConvolution(folded(block), tiles=tiles and number > 0) for number, block in enumerate(encoder.blocks)
+            RowConvolution(folded(block), tiles=tiles and number > 0).to(device, dtype)
+            for number, block in enumerate(encoder.blocks)
         )
-        self.layers.append(RowConvolution(encoder.head.double(), activation=False, tiles=False))
-        self.layers.to(device, dtype)
+        head = RowConvolution(encoder.head.double(), activation=False, tiles=False)
+        self.layers.append(head.to(device, dtype))
 
     @property
     def convolutions(self) -> list[RowConvolution]:

@@ -173,13 +173,10 @@ def deduplicated(source: UnitSource) -> UnitSource:
     """The units with runs collapsed and their durations kept. What belongs to single steps is left out.
 
     Raises:
-        UserError: codes of images, which lie in rows and columns.
+        UserError: codes of images, whose places would be lost.
     """
     if source.meta.shape is not None:
-        rows, columns = source.meta.shape
-        raise UserError(
-            f"{source.name}: codes of images of {rows} x {columns} have no runs in time; leave out deduplication"
-        )
+        raise UserError(f"{source.name}: codes of images have places, not durations; leave out --deduplicate")
     meta = replace(source.meta, deduplicated=True, top_k=0, sample_seeds=())
     return UnitSource(meta, lambda: map(deduplicate, source), source.name)
 

@@ -151,11 +151,12 @@ def test_the_command_writes_what_onnxruntime_runs_with_the_same_units(tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*PRESETS, *KINDS])
-def test_onnxruntime_for_all_features_and_quantizers(tmp_path, name):
+@pytest.mark.parametrize(("preset", "kind"), [("melgan22k", "VQ"), ("vocos24k", "grouped")])
+def test_onnxruntime_for_other_features_and_quantizers(tmp_path, preset, kind):
+    """Of the graphs that the tests above compare, those least alike."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    tokenizer = SpeechTokenizer(make_model(tmp_path, name if name in PRESETS else "sqvae16k", **KINDS.get(name, {})))
+    tokenizer = SpeechTokenizer(make_model(tmp_path, preset, **KINDS[kind]))
     check_exported(tokenizer, ExportedTokenizer(tokenizer.export_onnx(tmp_path / "units.onnx")[0]))
 
 
@@ -173,9 +174,8 @@ assert not any(name.startswith("sqvae_speech") for name in sys.modules)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["sqvae16k", "vocos24k"])
-def test_a_compiled_package_needs_none_of_our_code(tmp_path, preset):
-    tokenizer = SpeechTokenizer(make_model(tmp_path / "model", preset))
+def test_a_compiled_package_needs_none_of_our_code(tmp_path):
+    tokenizer = SpeechTokenizer(make_model(tmp_path / "model"))
     try:
         package, facts = tokenizer.export_compiled(tmp_path / "units.pt2")
     except UserError as error:

@@ -310,7 +310,12 @@ def test_a_signal_lets_what_a_stage_started_save_and_end(tmp_path: Path, number:
     echo not reached
     """
     process = subprocess.Popen(
-        ["bash", "-c", HEAD + script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ["bash", "-c", HEAD + script],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
     )
     while not (tmp_path / "started").exists():
         assert process.poll() is None
