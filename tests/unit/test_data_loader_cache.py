@@ -202,4 +202,5 @@ def test_memory_is_flat_over_epochs(tmp_path, cache_bytes):
         next(iterator)
         if step in (100, 400):  # 10 and 40 epochs
             after[step] = process.memory_info().rss
-    assert after[400] - after[100] < 4e6
+    # 30 epochs kept would be 230 MB; the allocator alone comes and goes by 5
+    assert after[400] - after[100] < 20e6

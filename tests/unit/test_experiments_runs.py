@@ -191,8 +191,8 @@ def test_numbers(value, text):
 
 
 def test_the_recipe_knows_the_same_settings_as_free():
-    """`training_identity` of recipes/speech.sh, in awk, and the rule here keep the same settings."""
-    script = (Path(__file__).parents[2] / "recipes" / "speech.sh").read_text()
+    """`training_identity` of recipes/pipeline.sh, in awk, and the rule here keep the same settings."""
+    script = (Path(__file__).parents[2] / "recipes" / "pipeline.sh").read_text()
     awk = re.search(r"keep = !/\^ \+(\(.*\)):/", script)
     assert awk is not None
     keys = [key.rpartition(".")[2] for key in identity(to_dict(SpeechTrainConfig()))]
