@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +46,16 @@ def steps_done(exp_dir: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_25_kills_at_random_moments(tmp_path):
+    """In a process of its own: one that has computed with threads cannot be forked."""
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def kill_again_and_again(tmp_path: Path) -> None:
     shards = write_synthetic_shards(tmp_path / "shards", [[40, 50, 36, 60], [45, 41, 38]]).folder
     process = begin(shards, tmp_path / "whole")
     process.join(300)
@@ -77,3 +87,7 @@ def test_25_kills_at_random_moments(tmp_path):
     last = f"checkpoints/step-{NUM_STEPS:08d}/model.safetensors"
     expected, got = (load_file(tmp_path / name / last) for name in ("whole", "killed"))
     assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+if __name__ == "__main__":
+    kill_again_and_again(Path(sys.argv[1]))

@@ -196,6 +196,7 @@ def test_a_loss_that_is_not_finite_names_the_batch_and_keeps_the_checkpoint(tmp_
 
 def on_a_small_disk(stderr: int, exp_dir, num_steps: int) -> None:
     """Train where files may have 2 kB: a checkpoint's state has more, metrics have less."""
+    torch.set_num_threads(1)  # the threads of the process that was forked are not there
     sys.stderr = os.fdopen(stderr, "w")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     import logging
@@ -256,6 +257,7 @@ def test_a_folder_is_trained_in_by_one_run_at_a_time(tmp_path):
 
 
 def life(exp_dir, config: ToyConfig) -> None:
+    torch.set_num_threads(1)  # the threads of the process that was forked are not there
     train(config, exp_dir, progress=False)
 
 
