@@ -15,6 +15,10 @@ stop_stage=6
 target_speaker=""
 num_conversions=12
 convert_args=""
+vocoder="griffin_lim"
+vocoder_config="$root/recipes/conf/vocoder.yaml"
+vocoder_args=""
+vocoder_dir=""
 
 print_help() {
     cat << END
@@ -22,7 +26,7 @@ usage: ${SQVAE_RECIPE:-bash recipes/speech.sh} [options] [--section.key value ..
 
 stages:
   0 data directories   1 shards   2 training   3 units   4 scores   5 conversion   6 exports
-  7 language model over the units (only with --stop-stage 7)
+  7 language model over the units (only with --stop-stage 7)   8 vocoder (only with --stop-stage 8)
 A stage that is done is done again only when its inputs or options changed.
 
 options (with what holds now):
@@ -31,6 +35,10 @@ $(print_common_help)
   --target-speaker NAME score and convert with this voice too, instead of a sample of all pairs of speakers
   --num-conversions N   recordings to convert ($num_conversions)
   --convert-args ARGS   further options of 'sqvae-speech convert' ($convert_args)
+  --vocoder NAME        how converted log-mels become sound: griffin_lim, istft, istft:<dir of stage 8>, hub:... ($vocoder)
+  --vocoder-config FILE configuration of the vocoder that stage 8 trains ($vocoder_config)
+  --vocoder-args ARGS   settings of it, such as '--training.num_steps 5000 --model.channels 128' ($vocoder_args)
+  --vocoder-dir DIR     where it goes; it does not depend on the tokenizer (default: <work dir>/exp/vocoder_<mel spec>)
   --lm-config FILE      configuration of the language model ($lm_config)
   --lm-args ARGS        settings of it, such as '--training.num_steps 500 --model.dropout 0.3' ($lm_args)
   --num-samples N       utterances to draw from it ($num_samples)
@@ -38,10 +46,13 @@ $(print_common_help)
 END
 }
 
-parse_options "--mel-spec --target-speaker --convert-args" "--num-conversions" "$@"
-check_options 7
+parse_options "--mel-spec --target-speaker --convert-args --vocoder --vocoder-config --vocoder-args --vocoder-dir" \
+    "--num-conversions" "$@"
+check_options 8
 [ "$num_conversions" -ge 1 ] || bad_option "--num-conversions must be at least 1"
 set_folders "$mel_spec"
+vocoder_config=$(find_config "$vocoder_config")
+vocoder_dir=$(absolute "${vocoder_dir:-$work_dir/exp/vocoder_$mel_spec}")
 
 # ---- the stages' work, as far as it is speech
 
@@ -54,7 +65,7 @@ stage_convert() {
     if [ -n "$target_speaker" ]; then words=(--target-speaker "$target_speaker"); fi
     # shellcheck disable=SC2086
     sqvae convert --model "$exp_dir" --shards "$dump_dir/$(held_out | tail -n 1)" "${words[@]}" --max "$num_conversions" \
-        --output "$exp_dir/wav" $convert_args
+        --vocoder "$vocoder" --output "$exp_dir/wav" $convert_args
 }
 
 stage_export() {
@@ -71,6 +82,20 @@ stage_lm() {
     train_lm "$exp_dir/lm"
     score_lm "$exp_dir/lm"
     sample_lm "$exp_dir/lm"
+}
+
+# Goes on with the training that it finds if shards and settings are the same; then copies of recordings, to be heard.
+stage_vocoder() {
+    local words=() num_machines=1
+    keep_training "$vocoder_dir" "$vocoder_inputs"
+    if [ -e "$dump_dir/dev/index.json" ]; then
+        words+=(--data.valid "$dump_dir/dev" --data.valid_recordings "$data_dir/dev")
+    fi
+    # shellcheck disable=SC2086
+    launch_training sqvae_speech.bin.train --config "$vocoder_config" --data.train "$dump_dir/train" \
+        --data.train_recordings "$data_dir/train" "${words[@]+"${words[@]}"}" $vocoder_args --exp-dir "$vocoder_dir"
+    sqvae vocode --vocoder "istft:$vocoder_dir" --shards "$dump_dir/$(held_out | tail -n 1)" --max "$num_conversions" \
+        --output "$vocoder_dir/wav"
 }
 
 # ---- the stages
@@ -105,6 +130,7 @@ if runs 5; then
     run_stage 5 conversion "$exp_dir/.stages/5" "$inputs
 target-speaker $target_speaker
 num-conversions $num_conversions
+vocoder $vocoder
 convert-args $convert_args" stage_convert "$exp_dir/wav"
 fi
 
@@ -121,6 +147,17 @@ num-samples $num_samples" stage_lm \
         "+$exp_dir/lm/checkpoints/latest" "+$exp_dir/lm/"{scores.json,samples}
 fi
 
+if runs 8; then
+    need_train "$dump_dir" index.json 1
+    [ -f "$vocoder_config" ] || die "no configuration $vocoder_config"
+    vocoder_inputs="version $version
+$(lines "$dump_dir"/{train,dev,test}/index.json | contents)
+vocoder-args $vocoder_args
+$(config_files "$vocoder_config" | contents)"
+    run_stage 8 vocoder "$(dirname "$vocoder_dir")/.$(basename "$vocoder_dir").stage8" "$vocoder_inputs
+num-conversions $num_conversions" stage_vocoder "+$vocoder_dir/checkpoints/latest" "+$vocoder_dir/wav"
+fi
+
 # ---- where everything is
 
 print_places << END
@@ -133,6 +170,7 @@ exports $exp_dir/exports
 scores $exp_dir/scores
 converted-recordings $exp_dir/wav
 language-model $exp_dir/lm
+vocoder $vocoder_dir
 END
 print_table "$exp_dir/scores/scores.md"
 if runs 7; then print_table "$exp_dir/lm/scores.md"; fi

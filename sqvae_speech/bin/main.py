@@ -28,6 +28,7 @@ VERBS = {
         "sqvae_speech.bin.evaluate",
         "what representations are worth: ABX, unit to phone, probes, bitrate; features and codebook of a model",
     ),
+    "vocode": ("sqvae_speech.bin.vocode", "log-mels of shards or recordings to wavs, by any vocoder"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }
 

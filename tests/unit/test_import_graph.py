@@ -26,6 +26,7 @@ LAYERS = {
     "evaluation": {"units", "models", "data", "audio", "images", "plots"},
     "experiments": {"training", "data", "plots"},
     "tokenizer": {"models", "audio", "units"},
+    "vocoder": {"models", "audio", "units"},
 }
 LAYERS["bin"] = set(LAYERS)
 # The leaves everybody may import do not lean on one another, but a setting that is wrong is a user's error.
