@@ -108,7 +108,7 @@ class GriffinLim(Vocoder):
         """Return the wavs, (B, samples) float64, at the level that the mel has, zero past each utterance's length."""
         spec = self._mel_spec
         real = torch.arange(mel.shape[2], device=mel.device) < lengths[:, None]
-        linear = _undo_log(mel.double().masked_fill(~real[:, None], -math.inf), spec)
+        linear = undo_log(mel.double().masked_fill(~real[:, None], -math.inf), spec)
         # Everything up to the level is the same at any scale: each utterance is brought to 1, and float32 is enough.
         scale = linear.amax(dim=(1, 2), keepdim=True)
         magnitude = self._undo_mel((linear / scale).float())
@@ -117,7 +117,7 @@ class GriffinLim(Vocoder):
         longest = int(samples.max())
         beyond = torch.arange(longest, device=mel.device) >= samples[:, None]
         wav = fit_samples(wav, longest).masked_fill(beyond, 0.0)
-        wav = _undo_preemphasis(wav, spec.preemphasis).masked_fill(beyond, 0.0)
+        wav = undo_preemphasis(wav, spec.preemphasis).masked_fill(beyond, 0.0)
         return wav * scale[:, 0] ** (1.0 / spec.power)
 
     def _undo_mel(self, mel: Tensor) -> Tensor:
@@ -262,7 +262,7 @@ def _checked_peak(peak: Tensor | float, batch: int, like: Tensor) -> Tensor:
     return peaks.expand(batch)
 
 
-def _undo_log(mel: Tensor, spec: MelSpec) -> Tensor:
+def undo_log(mel: Tensor, spec: MelSpec) -> Tensor:
     """Return the linear mel, of the spec's power; minus infinity becomes 0."""
     if spec.log == "ln":
         return mel.exp()
@@ -273,13 +273,15 @@ def _undo_log(mel: Tensor, spec: MelSpec) -> Tensor:
     return torch.pow(10.0, mel)
 
 
-def _undo_preemphasis(wav: Tensor, preemphasis: float) -> Tensor:
-    """Return ``y`` of ``y[t] = wav[t] + preemphasis * y[t - 1]``, (B, T), by division of the spectra."""
+def undo_preemphasis(wav: Tensor, preemphasis: float) -> Tensor:
+    """Return ``y`` of ``y[t] = wav[t] + preemphasis * y[t - 1]``, (B, T), by division of the spectra in float64."""
     if not preemphasis:
         return wav
     # The filter rings on past the end; as many zeros as it takes to fall by 1e-12 keep that out of the beginning.
     ringing = math.ceil(math.log(1e-12) / math.log(preemphasis))
     length = 2 ** math.ceil(math.log2(wav.shape[1] + ringing))
-    angle = torch.arange(length // 2 + 1, device=wav.device, dtype=wav.dtype) * (2 * math.pi / length)
+    angle = torch.arange(length // 2 + 1, device=wav.device, dtype=torch.float64) * (2 * math.pi / length)
     response = 1.0 - preemphasis * torch.polar(torch.ones_like(angle), -angle)
-    return torch.fft.irfft(torch.fft.rfft(wav, n=length) / response, n=length)[:, : wav.shape[1]]
+    return torch.fft.irfft(torch.fft.rfft(wav.double(), n=length) / response, n=length)[:, : wav.shape[1]].to(
+        wav.dtype
+    )
