@@ -18,6 +18,7 @@ from sqvae_speech.errors import UserError, nearest
 _MEL_ITERATIONS = 40
 _FRAMES_AT_ONCE = 4096
 _FULL_SCALE = 0.999
+_FILTER_BLOCK = 256  # samples
 
 
 class Vocoder(ABC):
@@ -274,14 +275,24 @@ def undo_log(mel: Tensor, spec: MelSpec) -> Tensor:
 
 
 def undo_preemphasis(wav: Tensor, preemphasis: float) -> Tensor:
-    """Return ``y`` of ``y[t] = wav[t] + preemphasis * y[t - 1]``, (B, T), by division of the spectra in float64."""
+    """Return ``y`` of ``y[t] = wav[t] + preemphasis * y[t - 1]``, (B, T): in blocks, by products of matrices."""
     if not preemphasis:
         return wav
-    # The filter rings on past the end; as many zeros as it takes to fall by 1e-12 keep that out of the beginning.
-    ringing = math.ceil(math.log(1e-12) / math.log(preemphasis))
-    length = 2 ** math.ceil(math.log2(wav.shape[1] + ringing))
-    angle = torch.arange(length // 2 + 1, device=wav.device, dtype=torch.float64) * (2 * math.pi / length)
-    response = 1.0 - preemphasis * torch.polar(torch.ones_like(angle), -angle)
-    return torch.fft.irfft(torch.fft.rfft(wav.double(), n=length) / response, n=length)[:, : wav.shape[1]].to(
-        wav.dtype
-    )
+    batch, samples = wav.shape
+    count = -(-samples // _FILTER_BLOCK)
+    blocks = F.pad(wav, (0, count * _FILTER_BLOCK - samples)).view(batch, count, _FILTER_BLOCK)
+    steps = torch.arange(_FILTER_BLOCK, device=wav.device)
+    powers = preemphasis ** torch.arange(_FILTER_BLOCK + 1, device=wav.device, dtype=torch.float64)
+    lag = steps[:, None] - steps
+    response = torch.where(lag >= 0, powers[lag.clamp(min=0)], 0.0).to(wav.dtype)
+    blocks = blocks @ response.T
+    # what a block leaves to those after it has faded away after a few
+    ends, factor, fading = blocks[..., -1], float(powers[-1]), 1.0
+    carried = torch.zeros_like(ends)
+    for distance in range(1, count):
+        if fading < 1e-14:
+            break
+        carried = carried + fading * F.pad(ends, (distance, 0))[:, :count]
+        fading *= factor
+    blocks = blocks + carried[..., None] * powers[1:].to(wav.dtype)
+    return blocks.flatten(1)[:, :samples]

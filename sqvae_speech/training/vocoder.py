@@ -1,7 +1,7 @@
 """Training of our own vocoder."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -213,7 +213,10 @@ class VocoderTask(Task):
         bundle = load_trained_vocoder(checkpoint)
         folder = self.config.data.train
         bundle.mel_spec.require_same(self.mel_spec, f"checkpoint {checkpoint}", f"data.train {folder}")
-        require_same_model(checkpoint, bundle.model.config, self.config.model)
+        ours = self.config.model
+        # rounds have nothing to learn: they may be others
+        theirs = replace(bundle.model.config, rounds=ours.rounds, mel_rounds=ours.mel_rounds)
+        require_same_model(checkpoint, theirs, ours)
         model.load_state_dict(bundle.model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from voice_fixtures import voice
 from sqvae_speech.audio.filterbank import mel_filterbank
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import PRESETS, MelSpec
-from sqvae_speech.audio.vocoder import GriffinLim, undo_preemphasis, load_vocoder
+from sqvae_speech.audio.vocoder import GriffinLim, load_vocoder, undo_preemphasis
 from sqvae_speech.errors import UserError
 
 SPECS = {
