@@ -27,6 +27,7 @@ HOME = {"README.md": "docs/index.md"}  # the site's home says what the README sa
 
 FENCE = re.compile(r"^( *)(`{3,}).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
+FUNCTION = re.compile(r"<mi>(log|exp)</mi>(?!<mo)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -109,4 +110,5 @@ def _mathml(formula: re.Match[str], page: Page) -> str:
         raise PluginError(f"{page.file.src_uri}: the formula {tex!r} cannot be read: {error!r}") from error
     if "\\" in html.unescape(mathml):  # a command that it does not know is left as it is
         raise PluginError(f"{page.file.src_uri}: the formula {tex!r} has a command that is not known")
-    return mathml
+    mathml = mathml.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # a relation, not a letter
+    return FUNCTION.sub(r'<mi>\1</mi><mspace width="0.17em"/>', mathml)
