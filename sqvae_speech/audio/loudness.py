@@ -76,9 +76,10 @@ def active_level(wav: NDArray[np.floating], sample_rate: int) -> float:
         return -np.inf
     frames = np.asarray(wav[: len(wav) // size * size], dtype=np.float64).reshape(-1, size)
     power = np.square(frames).mean(axis=1)
-    if not power.max() > 0:
+    loudest = float(np.max(power))
+    if not loudest > 0:
         return -np.inf
-    return float(10.0 * np.log10(power[power >= power.max() * 10.0 ** (-_ACTIVE_RANGE / 10.0)].mean()))
+    return float(10.0 * np.log10(power[power >= loudest * 10.0 ** (-_ACTIVE_RANGE / 10.0)].mean()))
 
 
 def match_loudness(wav: NDArray[np.floating], reference: NDArray[np.floating], sample_rate: int) -> Match:

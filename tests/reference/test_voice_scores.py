@@ -227,7 +227,7 @@ def test_pesq_falls_with_noise():
     assert pesq(narrow, narrow, 8000) == pytest.approx(4.55, abs=0.01), "and in narrow band"
     with pytest.raises(UserError, match="at least 8000 Hz"):
         pesq(wav, wav, 4000)
-    with pytest.raises(UserError, match="PESQ cannot score these 0.10 s"):
+    with pytest.raises(UserError, match=r"PESQ cannot score these 0\.10 s"):
         pesq(wav[:1600], wav[:1600], RATE)
 
 
