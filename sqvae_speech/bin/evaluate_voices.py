@@ -57,9 +57,10 @@ def main(argv: Sequence[str]) -> int:
     from sqvae_speech.evaluation.report_files import write_report
     from sqvae_speech.evaluation.voice_cepstra import VOICE_SPEC
     from sqvae_speech.evaluation.voice_classifier import ClassifierConfig
-    from sqvae_speech.evaluation.voice_evidence import score_voices, voice_markdown, voice_report
+    from sqvae_speech.evaluation.voice_evidence import score_voices
     from sqvae_speech.evaluation.voice_judge import train_judge
     from sqvae_speech.evaluation.voice_recordings import Corpus, read_log
+    from sqvae_speech.evaluation.voice_report import voice_markdown, voice_report
     from sqvae_speech.evaluation.voice_speaker import load_embedder
     from sqvae_speech.units.f0 import F0
 

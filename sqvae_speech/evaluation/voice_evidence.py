@@ -1,10 +1,8 @@
 """What folders of conversions are worth: judged by ear, and against the truth where it was recorded."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from tqdm import tqdm
 
@@ -95,91 +93,3 @@ def score_voices(
         copies=copy_scores(copies) if copies else None,
         truth=truth_scores(truths) if truths else None,
     )
-
-
-def voice_report(scores: Mapping[str, VoiceScores], judge: Judge) -> dict[str, Any]:
-    """All scores, ready for JSON; ``scores`` is name -> of a folder."""
-    return {
-        "speaker_model": judge.embedder.name,
-        "speakers": sorted(judge.voices),
-        "words": list(judge.words.labels) if judge.words else [],
-        "folders": {name: asdict(each) for name, each in scores.items()},
-    }
-
-
-def voice_markdown(values: Mapping[str, Any]) -> str:
-    """The tables of a :func:`voice_report`."""
-    folders = values["folders"]
-    lines = [
-        "| | recordings | in the right voice | cosine with it | with the source's | words | recognised "
-        "| in the right voice, alone |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name, folder in folders.items():
-        for group, one in folder["groups"].items():
-            cells = [
-                f"{name}, {group}",
-                f"{one['recordings']:,}",
-                _percent(one["in_voice"]),
-                f"{one['similarity']:.2f}",
-                _number(one["similarity_to_source"], 2),
-                f"{one['words']:,}",
-                _percent(one["words_recognised"]),
-                _percent(one["words_in_voice"]),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    text = "\n".join(lines) + "\n\n"
-    text += (
-        f"Judged by what was learnt from other, real recordings ({values['speaker_model']}; "
-        f"{len(values['speakers'])} speakers, {len(values['words'])} words).\n"
-    )
-    rows = [
-        _distance_row(f"{name}: {what}", count, apart, *more)
-        for name, folder in folders.items()
-        for what, count, apart, more in _distances(folder)
-    ]
-    if rows:
-        text += (
-            "\n| against the recording it should be | recordings | MCD (dB) | F0 (cents) | voicing error | STOI "
-            "| PESQ | factor | nearer than the source |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
-        )
-        text += "\n".join(rows) + "\n\n"
-        text += (
-            "Converted and source: against the target speaker's own recording of the text; resynthesised: against "
-            "its original. MCD: mel-cepstral distortion without c0, along dynamic time warping. Factor: the source's "
-            "MCD over the conversion's.\n"
-        )
-    return text
-
-
-def _distances(folder: Mapping[str, Any]):
-    """(what, recordings, distance, STOI PESQ factor nearer) of each row."""
-    if (truth := folder["truth"]) is not None:
-        yield "source", truth["pairs"], truth["source"], (None, None, None, None)
-        yield "converted", truth["pairs"], truth["converted"], (None, None, truth["factor"], truth["nearer"])
-    if (copies := folder["copies"]) is not None:
-        more = (copies["stoi"], copies["pesq"], None, None)
-        yield "resynthesised", copies["recordings"], copies["distance"], more
-
-
-def _distance_row(name: str, count: int, apart: Mapping[str, Any], stoi, pesq, factor, nearer) -> str:
-    cells = [
-        name,
-        f"{count:,}",
-        f"{apart['mcd']:.2f}",
-        _number(apart["cents"], 0),
-        _percent(apart["voicing_error"]),
-        _number(stoi, 3),
-        _number(pesq, 2),
-        "" if factor is None else f"{factor:.2f}",
-        _percent(nearer),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}%"

@@ -106,7 +106,7 @@ def test_perfect_conversions_and_none(world, tmp_path, capsys):
     table = output.with_suffix(".md").read_text()
     assert table == capsys.readouterr().out.partition(f"\n{output}")[0]
     assert "| perfect, converted | 4 | 100.0% |" in table
-    assert "| nothing: source | 4 |" in table
+    assert "| nothing, source | 4 |" in table
 
 
 def test_the_words_of_a_conversion_lie_where_they_are_heard(world):
