@@ -13,6 +13,7 @@ source "$root/recipes/pipeline.sh"
 mel_spec="sqvae16k"
 stop_stage=6
 target_speaker=""
+pairs=""
 num_conversions=12
 convert_args=""
 
@@ -29,7 +30,8 @@ options (with what holds now):
 $(print_common_help)
   --mel-spec NAME       preset of the log-mel features ($mel_spec)
   --target-speaker NAME score and convert with this voice too, instead of a sample of all pairs of speakers
-  --num-conversions N   recordings to convert ($num_conversions)
+  --pairs FILE          convert what its lines say, SOURCE-UTTERANCE TARGET-SPEAKER, of the last split ($pairs)
+  --num-conversions N   recordings to convert, without --pairs ($num_conversions)
   --convert-args ARGS   further options of 'sqvae-speech convert' ($convert_args)
   --lm-config FILE      configuration of the language model ($lm_config)
   --lm-args ARGS        settings of it, such as '--training.num_steps 500 --model.dropout 0.3' ($lm_args)
@@ -38,9 +40,11 @@ $(print_common_help)
 END
 }
 
-parse_options "--mel-spec --target-speaker --convert-args" "--num-conversions" "$@"
+parse_options "--mel-spec --target-speaker --pairs --convert-args" "--num-conversions" "$@"
 check_options 7
 [ "$num_conversions" -ge 1 ] || bad_option "--num-conversions must be at least 1"
+[ -z "$pairs" ] || [ -f "$pairs" ] || bad_option "--pairs $pairs: no such file"
+pairs=${pairs:+$(absolute "$pairs")}
 set_folders "$mel_spec"
 
 # ---- the stages' work, as far as it is speech
@@ -50,11 +54,12 @@ stage_shards() { write_shards wav.scp --mel-spec "$mel_spec" --resample; }
 stage_score() { score_splits ${target_speaker:+--target-speaker "$target_speaker"}; }
 
 stage_convert() {
-    local words=(--all-pairs)
-    if [ -n "$target_speaker" ]; then words=(--target-speaker "$target_speaker"); fi
+    local words=(--all-pairs --max "$num_conversions")
+    if [ -n "$target_speaker" ]; then words=(--target-speaker "$target_speaker" --max "$num_conversions"); fi
+    if [ -n "$pairs" ]; then words=(--pairs "$pairs"); fi
     # shellcheck disable=SC2086
-    sqvae convert --model "$exp_dir" --shards "$dump_dir/$(held_out | tail -n 1)" "${words[@]}" --max "$num_conversions" \
-        --output "$exp_dir/wav" $convert_args
+    sqvae convert --model "$exp_dir" --shards "$dump_dir/$(held_out | tail -n 1)" "${words[@]}" --output "$exp_dir/wav" \
+        $convert_args
 }
 
 stage_export() {
@@ -105,7 +110,8 @@ if runs 5; then
     run_stage 5 conversion "$exp_dir/.stages/5" "$inputs
 target-speaker $target_speaker
 num-conversions $num_conversions
-convert-args $convert_args" stage_convert "$exp_dir/wav"
+${pairs:+pairs $(echo "$pairs" | contents)
+}convert-args $convert_args" stage_convert "$exp_dir/wav"
 fi
 
 if runs 6; then

@@ -3,8 +3,9 @@
 ABX, unit to phone, boundaries, probes and bitrate of a trained model, or with --features of a baseline, into one JSON
 file and a Markdown table. ABX needs the package fastabx (pip install 'sqvae_speech[abx]', Python 3.12 or newer).
 
-Three more words may follow `evaluate`, each with its own --help: `features` writes features as the ZeroSpeech and
-Libri-Light evaluations read them, `codebook` looks at a codebook from all sides, `table` sets results side by side.
+Four more words may follow `evaluate`, each with its own --help: `features` writes features as the ZeroSpeech and
+Libri-Light evaluations read them, `codebook` looks at a codebook from all sides, `voices` scores converted
+recordings, `table` sets results side by side.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sqvae_speech.bin._cli import ArgumentParser, run
+from sqvae_speech.bin.evaluate_voices import main as voices
 from sqvae_speech.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,9 +117,9 @@ def _source_options(options: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Dispatch to ``features``, ``codebook`` or ``table``, or evaluate."""
+    """Dispatch to ``features``, ``codebook``, ``voices`` or ``table``, or evaluate."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    actions = {"features": _features, "codebook": _codebook, "table": _table}
+    actions = {"features": _features, "codebook": _codebook, "voices": voices, "table": _table}
     if arguments and arguments[0] in actions:
         return actions[arguments[0]](arguments[1:])
     return _evaluate(arguments)

@@ -26,7 +26,7 @@ VERBS = {
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
     "evaluate": (
         "sqvae_speech.bin.evaluate",
-        "what representations are worth: ABX, unit to phone, probes, bitrate; features and codebook of a model",
+        "what representations are worth (ABX, unit to phone, probes, bitrate), a codebook, converted voices",
     ),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }

@@ -98,6 +98,27 @@ def test_other_options_do_only_what_depends_on_them(whole, recipe):
     assert recipe("vctk", work, *options).done == [4, 5], "and back"
 
 
+def test_pairs_to_convert(whole, recipe, tmp_path):
+    work, options = whole
+    name = next(iter(read_units(work / "exp" / "small" / "units" / "test.parquet"))).utterance_id
+    pairs = tmp_path / "pairs of mine"
+    pairs.write_text(f"{name} p226\n{name} p227\n")
+    stage = ("--stage", "5", "--stop-stage", "5", "--pairs", str(pairs))
+    run = recipe("vctk", work, *options, *stage)
+    assert run.status == 0, run.errors
+    assert run.done == [5]
+    wavs = {path.name for path in (work / "exp" / "small" / "wav").glob("*.wav")}
+    assert wavs == {f"{name}-to-p226.wav", f"{name}-to-p227.wav"}
+    assert recipe("vctk", work, *options, *stage).skipped == [5]
+    pairs.write_text(f"{name} p226\n")
+    assert recipe("vctk", work, *options, *stage).done == [5], "other contents, other pairs"
+    pairs.write_text(f"{name} p999\n")
+    run = recipe("vctk", work, *options, *stage)
+    assert run.status == 1
+    assert "speaker 'p999' was not trained" in run.errors
+    assert recipe("vctk", work, *options, "--stage", "5", "--stop-stage", "5").done == [5], "and back"
+
+
 def test_a_language_model_over_the_units(whole, recipe):
     work, options = whole
     size = "--model.dim 16 --model.num_layers 1 --model.num_heads 2 --model.context 16 --training.batch_size 4"
