@@ -15,6 +15,8 @@ stop_stage=6
 target_speaker=""
 num_conversions=12
 convert_args=""
+tts_config="$root/recipes/conf/text_to_units.yaml"
+tts_args=""
 
 print_help() {
     cat << END
@@ -23,6 +25,7 @@ usage: ${SQVAE_RECIPE:-bash recipes/speech.sh} [options] [--section.key value ..
 stages:
   0 data directories   1 shards   2 training   3 units   4 scores   5 conversion   6 exports
   7 language model over the units (only with --stop-stage 7)
+  9 text to units (only with --stop-stage 9)
 A stage that is done is done again only when its inputs or options changed.
 
 options (with what holds now):
@@ -33,15 +36,18 @@ $(print_common_help)
   --convert-args ARGS   further options of 'sqvae-speech convert' ($convert_args)
   --lm-config FILE      configuration of the language model ($lm_config)
   --lm-args ARGS        settings of it, such as '--training.num_steps 500 --model.dropout 0.3' ($lm_args)
-  --num-samples N       utterances to draw from it ($num_samples)
+  --num-samples N       utterances to draw from it, and to say of text ($num_samples)
+  --tts-config FILE     configuration of the text-to-units model ($tts_config)
+  --tts-args ARGS       settings of it, such as '--data.text characters' ($tts_args)
   --help                print this
 END
 }
 
-parse_options "--mel-spec --target-speaker --convert-args" "--num-conversions" "$@"
-check_options 7
+parse_options "--mel-spec --target-speaker --convert-args --tts-config --tts-args" "--num-conversions" "$@"
+check_options 9
 [ "$num_conversions" -ge 1 ] || bad_option "--num-conversions must be at least 1"
 set_folders "$mel_spec"
+tts_config=$(find_config "$tts_config")
 
 # ---- the stages' work, as far as it is speech
 
@@ -57,13 +63,25 @@ stage_convert() {
         --output "$exp_dir/wav" $convert_args
 }
 
+units_of_splits() { # train first, whose letters make the dictionary
+    local split
+    for split in train dev test; do
+        if [ -e "$exp_dir/units/$split.parquet" ]; then echo "$split"; fi
+    done
+}
+
 stage_export() {
-    local form store
+    local form split stores=() data=()
+    if [ -d "$data_dir/train" ]; then data=(--data "$data_dir"); fi # else without the places of the recordings
+    for split in $(units_of_splits); do stores+=("$exp_dir/units/$split.parquet"); done
     for form in km gslm kaldi; do
         mkdir -p "$exp_dir/exports/$form"
-        for store in "$exp_dir"/units/*.parquet; do
-            sqvae units convert "$store" "$exp_dir/exports/$form/$(basename "$store" .parquet).$form"
+        for split in $(units_of_splits); do
+            sqvae units convert "$exp_dir/units/$split.parquet" "$exp_dir/exports/$form/$split.$form"
         done
+    done
+    for form in espnet fairseq; do
+        sqvae units corpus "${stores[@]}" --to "$form" "${data[@]+"${data[@]}"}" --output "$exp_dir/exports/$form"
     done
 }
 
@@ -71,6 +89,16 @@ stage_lm() {
     train_lm "$exp_dir/lm"
     score_lm "$exp_dir/lm"
     sample_lm "$exp_dir/lm"
+}
+
+stage_tts() {
+    local model="$exp_dir/text_to_units" split stores=() data=()
+    train_on_units "$model" "$tts_config" "$tts_args" "$tts_inputs"
+    for split in $(held_out); do stores+=("$exp_dir/units/$split.parquet"); done
+    for split in $(splits_in "$data_dir" ali); do data+=("$data_dir/$split"); done
+    sqvae evaluate text-to-units --model "$model" --train "$exp_dir/units/train.parquet" --units "${stores[@]}" \
+        --data "${data[@]+"${data[@]}"}" --output "$model/scores.json"
+    sqvae speak --like "${stores[-1]}" --max "$num_samples" --model "$model" --tokenizer "$exp_dir" --output "$model/samples"
 }
 
 # ---- the stages
@@ -121,6 +149,17 @@ num-samples $num_samples" stage_lm \
         "+$exp_dir/lm/checkpoints/latest" "+$exp_dir/lm/"{scores.json,samples}
 fi
 
+if runs 9; then
+    require_units "$tts_config"
+    tts_inputs="version $version
+$(lines "$exp_dir"/units/*.parquet | contents)
+tts-args $tts_args
+$(config_files "$tts_config" | contents)"
+    run_stage 9 "text to units" "$exp_dir/.stages/9" "$tts_inputs
+num-samples $num_samples" stage_tts \
+        "+$exp_dir/text_to_units/checkpoints/latest" "+$exp_dir/text_to_units/"{scores.json,samples}
+fi
+
 # ---- where everything is
 
 print_places << END
@@ -133,6 +172,8 @@ exports $exp_dir/exports
 scores $exp_dir/scores
 converted-recordings $exp_dir/wav
 language-model $exp_dir/lm
+text-to-units $exp_dir/text_to_units
 END
 print_table "$exp_dir/scores/scores.md"
 if runs 7; then print_table "$exp_dir/lm/scores.md"; fi
+if runs 9; then print_table "$exp_dir/text_to_units/scores.md"; fi
