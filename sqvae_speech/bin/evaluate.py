@@ -91,7 +91,9 @@ def _text_to_units_parser() -> ArgumentParser:
     options.add_argument("--model", required=True, metavar="DIR", help="text-to-units run, checkpoint or export")
     options.add_argument("--units", required=True, nargs="+", metavar="FILE", help="unit stores with texts")
     options.add_argument("--train", required=True, metavar="FILE", help="the store that the model was trained on")
-    options.add_argument("--data", nargs="*", default=[], metavar="DIR", help="data directories, for their phones (ali)")
+    options.add_argument(
+        "--data", nargs="*", default=[], metavar="DIR", help="data directories, for their phones (ali)"
+    )
     options.add_argument("--output", required=True, metavar="FILE", help="JSON; a Markdown table goes beside it")
     options.add_argument("--temperature", type=float, default=0.0, help="of the model's draws; 0 draws nothing")
     options.add_argument("--seed", type=int, default=0, help="of all draws")

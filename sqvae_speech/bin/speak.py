@@ -1,7 +1,7 @@
 """Say a text in the voice of a speaker, as wav: ``sqvae-speech speak``.
 
-A text-to-units model (`sqvae-speech train`, task text_to_units) makes units of the text, the speech model that they are
-of makes a log-mel of them, and a vocoder makes it sound.
+A text-to-units model (`sqvae-speech train`, task text_to_units) makes units of the text, the speech model that they
+are of makes a log-mel of them, and a vocoder makes it sound.
 """
 
 import argparse
@@ -23,15 +23,22 @@ def parser() -> ArgumentParser:
     source = options.add_mutually_exclusive_group(required=True)
     source.add_argument("text", nargs="?", metavar="TEXT", help="what to say")
     source.add_argument("--file", metavar="FILE", help="the lines of this file")
-    source.add_argument("--like", metavar="FILE", help="the texts of this unit store, as their speakers, or as --speaker")
+    source.add_argument(
+        "--like", metavar="FILE", help="the texts of this unit store, as their speakers, or as --speaker"
+    )
     options.add_argument("--max", type=int, metavar="N", help="only the first of so many texts")
     options.add_argument("--model", required=True, metavar="DIR", help="text-to-units run, checkpoint or export")
     options.add_argument(
-        "--tokenizer", metavar="DIR", help="the speech model whose units they are (default: the folder that --model is in)"
+        "--tokenizer",
+        metavar="DIR",
+        help="the speech model whose units they are (default: the folder that --model is in)",
     )
     options.add_argument("--speaker", metavar="NAME", help="a speaker seen in training")
     options.add_argument(
-        "--output", required=True, metavar="PATH", help="the wav; of several texts a folder, for wavs and units.parquet"
+        "--output",
+        required=True,
+        metavar="PATH",
+        help="the wav; of several texts a folder, for wavs and units.parquet",
     )
     options.add_argument("--temperature", type=float, default=0.0, help="0 says it always alike; 1 draws it")
     options.add_argument("--seed", type=int, default=0, help="other draws")
@@ -105,9 +112,9 @@ def _lines(args: argparse.Namespace) -> list[_Line]:
         from sqvae_speech.units.store import read_units
 
         found = [
-            _Line(units.utterance_id, units.text, args.speaker or units.speaker)
+            _Line(units.utterance_id, units.text, speaker)
             for units in read_units(args.like)
-            if units.text and (args.speaker or units.speaker)
+            if units.text and (speaker := args.speaker or units.speaker)
         ]
     else:
         if args.speaker is None:

@@ -42,10 +42,12 @@ def parser() -> ArgumentParser:
 
     corpus = verbs.add_parser(
         "corpus",
-        description="A whole corpus as ESPnet or fairseq lay it out: units, texts, durations, speakers, dictionaries.",
+        description="A corpus as ESPnet or fairseq lay it out: units, texts, durations, speakers, dictionaries.",
         help="splits to a folder that ESPnet or fairseq can train on",
     )
-    corpus.add_argument("stores", nargs="+", metavar="FILE", help="unit stores, one a split, which they are named after")
+    corpus.add_argument(
+        "stores", nargs="+", metavar="FILE", help="unit stores, one a split, which they are named after"
+    )
     corpus.add_argument("--to", required=True, metavar="FORM", help="espnet or fairseq")
     corpus.add_argument("--output", required=True, metavar="DIR", help="the folder, new or empty")
     corpus.add_argument("--data", metavar="DIR", help="with a data directory a split, where the recordings are")

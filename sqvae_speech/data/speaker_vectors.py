@@ -1,7 +1,7 @@
 """Speaker vectors of any other model, from a NumPy archive: ``numpy.savez("spk.npz", **{name: vector})``.
 
-Names are those of speakers, of utterances, or both: a speaker without a vector of its own has the mean of those of its
-utterances.
+Names are those of speakers, of utterances, or both: a speaker without a vector of its own has the mean of those of
+its utterances.
 """
 
 import os
@@ -62,6 +62,8 @@ class SpeakerVectorFile:
         rows = []
         for name, vectors in found.items():
             if name not in self._vectors and not vectors:
-                raise UserError(f"{self.path} has no vector of speaker {name!r}, nor of an utterance of {index.folder} by it")
+                raise UserError(
+                    f"{self.path} has no vector of speaker {name!r}, nor of an utterance of {index.folder} by it"
+                )
             rows.append(self._vectors[name] if name in self._vectors else np.mean(vectors, axis=0))
         return np.stack(rows)

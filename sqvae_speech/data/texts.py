@@ -9,7 +9,11 @@ from sqvae_speech.data.espeak import phones_of
 from sqvae_speech.errors import UserError
 
 KINDS = ("characters", "phones")
-BEGIN, PAUSE, END = "<begin>", "<pause>", "<end>"  # what is silent: before the first word, between clauses, at the end
+BEGIN, PAUSE, END = (
+    "<begin>",
+    "<pause>",
+    "<end>",
+)  # what is silent: before the first word, between clauses, at the end
 _PLAIN = str.maketrans({"’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "."})
 
 

@@ -67,8 +67,8 @@ def score_text_to_units(
         seed: of all draws.
 
     Returns:
-        By name: ``recording`` (what it scores against itself), ``text to units``, ``bigram``, and, where there is one,
-        ``another voice``.
+        By name: ``recording`` (what it scores against itself), ``text to units``, ``bigram``, and, where there is
+        one, ``another voice``.
 
     Raises:
         UserError: units of another kind, or none with a text.
@@ -127,9 +127,9 @@ def text_to_units_markdown(bundle: TextToUnitsBundle, splits: Mapping[str, Mappi
                 f"{score.duration_ratio:.3f} |\n"
             )
     lines.append(
-        "\nErrors in % of the recording's runs, and of the phones spoken (each unit named after the phone it most often "
-        "is in training). duration: relative to the recording. bigram: runs drawn from one, as many as the recording "
-        "has. another voice: the same sentence, as somebody else says it.\n"
+        "\nErrors in % of the recording's runs, and of the phones spoken (a unit is named after the phone that it most "
+        "often is in training). duration: relative to the recording. bigram: runs drawn from one, as many as the "
+        "recording has. another voice: the same sentence, as somebody else says it.\n"
     )
     return "".join(lines)
 
@@ -221,7 +221,9 @@ def _bigram_draws(train: UnitStore, real: Sequence[UtteranceUnits], seed: int) -
     for units in real:
         places = [int(rng.choice(starts))]
         while len(places) < units.num_units:
-            low, high = (np.searchsorted(sorted_numbers, numbers[places[-1]], side=side) for side in ("left", "right"))
+            low, high = (
+                np.searchsorted(sorted_numbers, numbers[places[-1]], side=side) for side in ("left", "right")
+            )
             places.append(int(order[rng.integers(low, high)]) + 1 if high > low else int(rng.choice(starts)))
         found, runs = run_lengths(codes[:, places])
         lasting = np.add.reduceat(durations[places], np.cumsum(runs) - runs)

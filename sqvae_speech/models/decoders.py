@@ -36,7 +36,7 @@ class SpeakerVectors(nn.Module):
         self.projection = nn.Linear(vector_dim, dim)
 
     def forward(self, speaker: Tensor) -> Tensor:
-        """(B,) int64 numbers of speakers, or (B, V) floating point, their vectors -> (B, dim). Only directions count."""
+        """Numbers of speakers (B,) int64, or their vectors (B, V) floating point, normalised first -> (B, dim)."""
         vectors = speaker if speaker.is_floating_point() else self.vectors[speaker]
         return self.projection(F.normalize(vectors.to(self.projection.weight.dtype), dim=-1))
 
@@ -59,7 +59,7 @@ class ConvNextBlock(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """``x`` (B, T, C); ``mask`` (B, T, 1) bool, True = real: the rest is what is beyond an utterance's end alone."""
+        """``x`` (B, T, C); ``mask`` (B, T, 1) bool, True = real, or None when all are; nothing sees what is not."""
         real = x if mask is None else x.masked_fill(~mask, 0.0)
         mixed = self.depthwise(real.transpose(1, 2)[:, :, None]).squeeze(2).transpose(1, 2)
         return x + self.scale * self.narrow(F.gelu(self.widen(self.norm(mixed))))
@@ -99,7 +99,10 @@ class ConvolutionalDecoder(nn.Module):
         Returns:
             (B, n_mels, 2U), zero beyond an example's end.
         """
-        x = self.units(quantized).unflatten(2, (2, -1)).flatten(1, 2) + self.voice(self.speaker_embedding(speaker))[:, None]
+        x = (
+            self.units(quantized).unflatten(2, (2, -1)).flatten(1, 2)
+            + self.voice(self.speaker_embedding(speaker))[:, None]
+        )
         mask = None if lengths is None else length_mask(2 * lengths, x.shape[1])[..., None]
         for block in self.blocks:
             x = block(x, mask)

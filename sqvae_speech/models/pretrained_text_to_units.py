@@ -71,5 +71,12 @@ def load_text_to_units(path: str | Path, device: str = "cpu") -> TextToUnitsBund
     model = build_text_to_units(config, units, symbols, speakers).to(device)
     fingerprint = stored.load_weights(model)
     return TextToUnitsBundle(
-        model.eval(), units, stored["text"], symbols, speakers, int(stored["step"]), fingerprint, str(stored.directory)
+        model.eval(),
+        units,
+        stored["text"],
+        symbols,
+        speakers,
+        int(stored["step"]),
+        fingerprint,
+        str(stored.directory),
     )

@@ -1,10 +1,10 @@
 """From the symbols of a text to runs of discrete units with their durations, not autoregressive.
 
-An encoder reads the text and says how many runs each symbol has (none, for a letter that is not heard); a decoder fills
-in the runs' codes, all at once or in a few rounds, the surest first, as MaskGIT (arXiv 2202.04200) and SoundStorm
-(arXiv 2305.09636) do; then each run gets its duration. Alignment is given in training
-(:mod:`sqvae_speech.units.alignment`) and by construction in speaking: nothing is left out, nothing said twice, which on
-an hour of speech or less attention has to be lucky to learn.
+An encoder reads the text and says how many runs each symbol has (none, for a letter that is not heard); a decoder
+fills in the runs' codes, in a few rounds, the surest first, as MaskGIT (arXiv 2202.04200) and SoundStorm (arXiv
+2305.09636) do; then each run gets its duration. Alignment is given in training (:mod:`sqvae_speech.units.alignment`)
+and by construction in speaking: nothing is left out, nothing said twice, which on an hour of speech or less attention
+has to be lucky to learn.
 """
 
 import math
@@ -153,7 +153,7 @@ class TextToUnits(nn.Module):
         return self.encoder(x, length_mask(text_lengths, text.shape[1]))
 
     def decode(self, states: Tensor, counts: Tensor, codes: Tensor, hidden: Tensor) -> Tensor:
-        """The decoder's states (B, R, dim) of runs that :meth:`read`'s symbols have ``counts`` of, see ``forward``."""
+        """The decoder's states (B, R, dim) of the runs of what :meth:`read` gave; arguments as ``forward``."""
         ends = counts.cumsum(1)
         runs = torch.arange(codes.shape[1], device=codes.device).expand(len(codes), -1).contiguous()
         owner = torch.searchsorted(ends, runs, right=True).clamp(max=counts.shape[1] - 1)
@@ -190,10 +190,12 @@ class TextToUnits(nn.Module):
         rate: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Spoken:
-        """Say texts: how many runs, which codes, how long.
+        """Say texts, in evaluation mode: how many runs, which codes, how long.
 
         Args:
-            text, text_lengths, speaker: see ``forward``. In evaluation mode.
+            text: (B, L) int64 symbols.
+            text_lengths: (B,) int64.
+            speaker: (B,) int64.
             temperature: logits are divided by it before a draw; 0 takes what is most probable of counts and codes,
                 and the mean of durations, rounded so that no rounding adds up.
             rounds: in which the codes are filled in.

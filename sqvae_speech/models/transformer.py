@@ -1,4 +1,4 @@
-"""Transformers, causal and not: pre-norm (RMSNorm), rotary positions (arXiv 2104.09864), SwiGLU (arXiv 2002.05202)."""
+"""Transformers, causal or not: pre-norm (RMSNorm), rotary positions (arXiv 2104.09864), SwiGLU (arXiv 2002.05202)."""
 
 import math
 from dataclasses import dataclass

@@ -130,9 +130,7 @@ class TextToUnitsTask(Task):
     def save_model(self, directory: Path, model: nn.Module, step: int) -> None:
         assert isinstance(model, TextToUnits)
         text = to_dict(self.front_end)
-        save_text_to_units(
-            directory, TextToUnitsBundle(model, self.units, text, self.symbols, self.speakers, step)
-        )
+        save_text_to_units(directory, TextToUnitsBundle(model, self.units, text, self.symbols, self.speakers, step))
 
     def load_model(self, checkpoint: Path, model: nn.Module) -> None:
         bundle = load_text_to_units(checkpoint)

@@ -157,7 +157,9 @@ def _improved(model: Aligner, texts: Sequence[np.ndarray], units: Sequence[np.nd
                 later = torch.where((last > unit)[:, None], onwards, end)
             real = (last >= unit)[:, None]
             share = (forward[unit] + later - total).exp() * real
-            emitted.index_put_((batch.texts, batch.units[:, unit, None].expand_as(batch.texts)), share, accumulate=True)
+            emitted.index_put_(
+                (batch.texts, batch.units[:, unit, None].expand_as(batch.texts)), share, accumulate=True
+            )
             there.index_put_((batch.texts,), share, accumulate=True)
             if unit:
                 kept = (forward[unit - 1] + steps[:, :, 0] + emission[unit] + later - total).exp() * real

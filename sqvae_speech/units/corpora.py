@@ -20,16 +20,18 @@ Splits = Mapping[str, UnitStore]
 DataDirs = Mapping[str, Path]
 
 
-def write_corpus(form: str, stores: Splits, output: str | os.PathLike[str], data_dirs: DataDirs | None = None) -> Path:
+def write_corpus(
+    form: str, stores: Splits, output: str | os.PathLike[str], data_dirs: DataDirs | None = None
+) -> Path:
     """Write a folder that a toolkit can train on, whole or not at all.
 
-    ``espnet``, of each split a data directory ``<split>/``: ``text``, ``utt2spk``, ``spk2utt``; ``text.km.<tag>`` (its
-    pseudo labels), ``text.ts.<tag>`` and ``text.rm.<tag>`` (asr2: a character a unit, with repeats and without),
-    ``durations.rm.<tag>`` (``utt 2 1 3``, units of each character of the last); ``tokens.txt``, ``tokens.cjk.txt``; and
-    where recordings are known ``wav.scp`` (and ``segments``). The tag is ``sqvae`` and the codebook's size.
+    ``espnet``, of each split a data directory ``<split>/``: ``text``, ``utt2spk``, ``spk2utt``; ``text.km.<tag>``
+    (its pseudo labels), ``text.ts.<tag>`` and ``text.rm.<tag>`` (asr2: a character a unit, with repeats and without),
+    ``durations.rm.<tag>`` (``utt 2 1 3``, units of each character of the last); ``tokens.txt``, ``tokens.cjk.txt``;
+    and where recordings are known ``wav.scp`` (and ``segments``). The tag is ``sqvae`` and the codebook's size.
 
     ``fairseq``, of each split ``<split>.km`` with ``.ids``, ``.units`` (the same deduplicated, with names) with
-    ``.durations``, ``.wrd`` and ``.ltr`` (words and letters), ``.speakers``, line by line the same utterances; where
+    ``.durations``, ``.wrd`` and ``.ltr`` (words, letters), ``.speakers``, line by line the same utterances; where
     recordings are known the manifest ``.tsv``; ``dict.km.txt``, and ``dict.ltr.txt`` of the first split.
 
     Texts and speakers that are not known are left out, for all utterances of a split.
@@ -78,7 +80,9 @@ def _espnet(folder: Path, split: str, store: UnitStore, data_dir: Path | None, f
         write_text(target / "spk2utt", "".join(sorted(lines, key=str.encode)))
     if data_dir is not None:
         names = set(store.ids)
-        _write_recordings(target, [one for one in DataDir.read(data_dir, True).utterances if one.utterance_id in names])
+        _write_recordings(
+            target, [one for one in DataDir.read(data_dir, True).utterances if one.utterance_id in names]
+        )
 
 
 def _write_recordings(target: Path, utterances: Iterable[Utterance]) -> None:
@@ -89,7 +93,9 @@ def _write_recordings(target: Path, utterances: Iterable[Utterance]) -> None:
         recordings[name] = one.wav if one.is_pipe else os.path.abspath(one.wav)
         if one.recording is not None:
             segments.append(f"{one.utterance_id} {name} {one.start} {-1 if one.end is None else one.end}\n")
-    write_text(target / "wav.scp", "".join(f"{name} {recordings[name]}\n" for name in sorted(recordings, key=str.encode)))
+    write_text(
+        target / "wav.scp", "".join(f"{name} {recordings[name]}\n" for name in sorted(recordings, key=str.encode))
+    )
     if segments:
         write_text(target / "segments", "".join(segments))
 
@@ -134,4 +140,7 @@ def _write_lines(path: Path, source: UnitSource, value: Callable[[UtteranceUnits
     write_text(path, "".join(f"{value(units)}\n" for units in source))
 
 
-CORPORA: dict[str, Callable[[Path, str, UnitStore, Path | None, bool], None]] = {"espnet": _espnet, "fairseq": _fairseq}
+CORPORA: dict[str, Callable[[Path, str, UnitStore, Path | None, bool], None]] = {
+    "espnet": _espnet,
+    "fairseq": _fairseq,
+}

@@ -198,5 +198,8 @@ class SpokenTextLoader:
         epoch, row = divmod(place, len(self.texts))
         if epoch not in self._orders:
             drawn = np.random.default_rng((self.seed, epoch)).permutation(len(self.texts))
-            self._orders = {**{number: order for number, order in self._orders.items() if number >= epoch - 1}, epoch: drawn}
+            self._orders = {
+                **{number: order for number, order in self._orders.items() if number >= epoch - 1},
+                epoch: drawn,
+            }
         return int(self._orders[epoch][row])

@@ -46,8 +46,8 @@ def speak_texts(
     """
     if not temperature >= 0 or rounds < 1 or not rate > 0:
         raise UserError(
-            f"temperature {temperature}, rounds {rounds}, rate {rate}; legal: temperature 0 or more, rounds 1 or more, "
-            "rate above 0"
+            f"temperature {temperature}, rounds {rounds}, rate {rate}; legal: temperature 0 or more, rounds 1 or "
+            "more, rate above 0"
         )
     for speaker in speakers if bundle.speakers else ():
         require_speaker(bundle, speaker)
@@ -69,7 +69,9 @@ def speak_texts(
             rate=rate,
             generator=generator,
         )
-        rows = zip(batch, spoken.codes.cpu().numpy(), spoken.durations.cpu().numpy(), spoken.lengths.tolist(), strict=True)
+        rows = zip(
+            batch, spoken.codes.cpu().numpy(), spoken.durations.cpu().numpy(), spoken.lengths.tolist(), strict=True
+        )
         for i, codes, durations, length in rows:
             runs = UtteranceUnits(names[i], codes[:length].T, speakers[i], durations[:length], texts[i])
             said.append(deduplicate(runs))  # two runs that follow one another may have the same code
