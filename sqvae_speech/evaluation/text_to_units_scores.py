@@ -127,9 +127,9 @@ def text_to_units_markdown(bundle: TextToUnitsBundle, splits: Mapping[str, Mappi
                 f"{score.duration_ratio:.3f} |\n"
             )
     lines.append(
-        "\nErrors in % of the recording's runs, and of the phones spoken (a unit is named after the phone that it most "
-        "often is in training). duration: relative to the recording. bigram: runs drawn from one, as many as the "
-        "recording has. another voice: the same sentence, as somebody else says it.\n"
+        "\nErrors in % of the recording's runs, and of the phones spoken (a unit is named after the phone that it "
+        "most often is in training). duration: relative to the recording. bigram: runs drawn from one, as many as "
+        "the recording has. another voice: the same sentence, as somebody else says it.\n"
     )
     return "".join(lines)
 

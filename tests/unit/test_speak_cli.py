@@ -20,7 +20,7 @@ from sqvae_speech.units.store import read_units
 SIZE = (
     "--no-progress --task text_to_units --model.dim 16 --model.num_layers 1 --model.text_layers 1 "
     "--model.num_heads 2 --training.batch_size 4 --training.num_steps 3 --training.warmup_steps 1 "
-    "--training.num_plots 0"
+    "--training.num_plots 0 --model.max_runs 2 --model.max_duration 3"
 )
 
 
