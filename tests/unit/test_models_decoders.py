@@ -16,6 +16,7 @@ from sqvae_speech.models.modules import ConvEncoder, RecurrentDecoder
 from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model, save_speech_model
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
 from sqvae_speech.quantization import build_quantizer
+from sqvae_speech.tokenizer import SpeechTokenizer
 
 VECTOR = 11
 
@@ -106,6 +107,26 @@ def test_training_saving_and_tokenizing(config, tmp_path):
     indices = torch.tensor([[1, 2, 3]])
     network = for_inference(loaded.model)
     assert torch.equal(network.decode(indices, torch.tensor([1])), loaded.model.decode(indices, torch.tensor([1])))
+
+
+def test_a_tokenizer_takes_vectors_of_anybody():
+    spec = MelSpec.preset("sqvae16k")
+    model = SpeechModel(make_model(speaker="vector").config, spec.n_mels, 2)
+    model.decoder.speaker_embedding.vectors.normal_()
+    tokenizer = SpeechTokenizer(SpeechBundle(model, spec, ("ann", "bob")))
+    codes = torch.tensor([[[1, 2, 3]], [[4, 5, 6]]])
+    known = tokenizer.decode_mel(codes, "bob").mel
+    vectors = model.decoder.speaker_embedding.vectors
+    assert torch.equal(tokenizer.decode_mel(codes, vectors[1]).mel, known)
+    assert torch.equal(tokenizer.decode_mel(codes, vectors[[1, 1]].numpy()).mel, known)
+    assert not torch.allclose(tokenizer.decode_mel(codes, torch.randn(VECTOR)).mel, known)
+    with pytest.raises(
+        UserError, match=r"speaker vectors are \(2, 7\) torch.float32; floating point \(11,\) for all"
+    ):
+        tokenizer.decode_mel(codes, torch.randn(2, 7))
+    plain = SpeechTokenizer(SpeechBundle(SpeechModel(make_model().config, spec.n_mels, 2), spec, ("ann", "bob")))
+    with pytest.raises(UserError, match="knows voices by name only"):
+        plain.decode_mel(codes, torch.randn(VECTOR))
 
 
 def test_a_known_speaker_is_its_vector_and_only_directions_count():
