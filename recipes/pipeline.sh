@@ -373,31 +373,29 @@ score_splits() {
 
 # What it depends on, as $lm_inputs.
 find_lm_inputs() {
-    require_units "$lm_config"
+    [ -f "$lm_config" ] || die "no configuration $lm_config"
+    [ -e "$exp_dir/units/train.parquet" ] || die "$exp_dir/units has no units of train; run stage 3 first (--stage 3)"
     lm_inputs="version $version
 $(lines "$exp_dir"/units/*.parquet | contents)
 lm-args $lm_args
 $(config_files "$lm_config" | contents)"
 }
 
-require_units() { # require_units CONFIG: and the configuration of what is to be trained on them
-    [ -f "$1" ] || die "no configuration $1"
-    [ -e "$exp_dir/units/train.parquet" ] || die "$exp_dir/units has no units of train; run stage 3 first (--stage 3)"
+# keep_training FOLDER INPUTS: keeps a training to go on with if it was begun with these inputs, else removes it.
+keep_training() {
+    if $force || { [ -e "$1/.made_of" ] && ! diff "$1/.made_of" - <<< "$2"; }; then rm -rf "$1"; fi
+    mkdir -p "$1"
+    printf '%s\n' "$2" > "$1/.made_of"
 }
 
-train_lm() { train_on_units "$1" "$lm_config" "$lm_args" "$lm_inputs"; } # train_lm FOLDER
-
-# train_on_units FOLDER CONFIG ARGS INPUTS: goes on with the training that it finds there if the inputs are the same, else
-# begins anew.
-train_on_units() {
+# train_lm FOLDER
+train_lm() {
     local units="$exp_dir/units" words=() num_machines=1
-    if $force || { [ -e "$1/.made_of" ] && ! diff "$1/.made_of" - <<< "$4"; }; then rm -rf "$1"; fi
-    mkdir -p "$1"
-    printf '%s\n' "$4" > "$1/.made_of"
+    keep_training "$1" "$lm_inputs"
     if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
     # shellcheck disable=SC2086  # further settings are words
-    launch_training sqvae_speech.bin.train --config "$2" --data.train "$units/train.parquet" \
-        "${words[@]+"${words[@]}"}" $3 --exp-dir "$1"
+    launch_training sqvae_speech.bin.train --config "$lm_config" --data.train "$units/train.parquet" \
+        "${words[@]+"${words[@]}"}" $lm_args --exp-dir "$1"
 }
 
 # score_lm FOLDER: against simpler models, on the splits that were not trained on.

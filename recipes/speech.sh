@@ -92,11 +92,15 @@ stage_lm() {
 }
 
 stage_tts() {
-    local model="$exp_dir/text_to_units" split stores=() data=()
-    train_on_units "$model" "$tts_config" "$tts_args" "$tts_inputs"
-    for split in $(held_out); do stores+=("$exp_dir/units/$split.parquet"); done
+    local model="$exp_dir/text_to_units" units="$exp_dir/units" split words=() stores=() data=() num_machines=1
+    keep_training "$model" "$tts_inputs"
+    if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
+    # shellcheck disable=SC2086  # further settings are words
+    launch_training sqvae_speech.bin.train --config "$tts_config" --data.train "$units/train.parquet" \
+        "${words[@]+"${words[@]}"}" $tts_args --exp-dir "$model"
+    for split in $(held_out); do stores+=("$units/$split.parquet"); done
     for split in $(splits_in "$data_dir" ali); do data+=("$data_dir/$split"); done
-    sqvae evaluate text-to-units --model "$model" --train "$exp_dir/units/train.parquet" --units "${stores[@]}" \
+    sqvae evaluate text-to-units --model "$model" --train "$units/train.parquet" --units "${stores[@]}" \
         --data "${data[@]+"${data[@]}"}" --output "$model/scores.json"
     sqvae speak --like "${stores[-1]}" --max "$num_samples" --model "$model" --tokenizer "$exp_dir" --output "$model/samples"
 }
@@ -150,7 +154,8 @@ num-samples $num_samples" stage_lm \
 fi
 
 if runs 9; then
-    require_units "$tts_config"
+    [ -f "$tts_config" ] || die "no configuration $tts_config"
+    [ -e "$exp_dir/units/train.parquet" ] || die "$exp_dir/units has no units of train; run stage 3 first (--stage 3)"
     tts_inputs="version $version
 $(lines "$exp_dir"/units/*.parquet | contents)
 tts-args $tts_args
