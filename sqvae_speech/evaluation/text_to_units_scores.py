@@ -17,7 +17,7 @@ from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.edit_distance import edit_distance
 from sqvae_speech.evaluation.frames import SILENCES, FrameSequence
 from sqvae_speech.evaluation.report_files import number
-from sqvae_speech.evaluation.unit_phone import joint_counts
+from sqvae_speech.evaluation.unit_recognizer import UnitRecognizer
 from sqvae_speech.models.inference import UnitTiming
 from sqvae_speech.models.pretrained_text_to_units import TextToUnitsBundle
 from sqvae_speech.units.meta import UnitStoreMeta, require_same_units
@@ -37,8 +37,9 @@ class SpokenScores:
         utterances: that there are such units for.
         unit_error: edits that make the recording's runs of its, over the number of the recording's.
         duration_ratio: how long it lasts, over how long the recordings last.
-        phone_error: edits that make the phones spoken of those that its units stand for, over the number of phones
-            spoken; a unit stands for the phone that it most often is in training. None without an alignment.
+        phone_error: edits that make the phones spoken of those that are recognised in its units, over the number of
+            phones spoken; see :class:`~sqvae_speech.evaluation.unit_recognizer.UnitRecognizer`. None without an
+            alignment.
     """
 
     utterances: int
@@ -62,7 +63,7 @@ def score_text_to_units(
         bundle: the model.
         test: recordings' units, with texts and speakers that the model knows.
         train: what the bigram, and the phones of units, are counted on.
-        alignments: phones of utterances of both; None leaves them out.
+        alignments: phones of utterances of both, silences among them; None leaves phones out.
         temperature: of the model's draws.
         seed: of all draws.
 
@@ -93,12 +94,12 @@ def score_text_to_units(
         "bigram": [*_bigram_draws(train, real, seed)],
         "another voice": [_by_another(units, real) for units in real],
     }
-    said = _phones_of_codes(train, alignments) if alignments else None
+    recognizer = _recognizer(train, alignments) if alignments else None
     scores = {}
     for name, units in systems.items():
         pairs = [(one, other) for one, other in zip(units, real, strict=True) if one is not None]
         if pairs:
-            scores[name] = _scores(pairs, said, alignments or {})
+            scores[name] = _scores(pairs, recognizer, alignments or {})
     return scores
 
 
@@ -127,9 +128,9 @@ def text_to_units_markdown(bundle: TextToUnitsBundle, splits: Mapping[str, Mappi
                 f"{score.duration_ratio:.3f} |\n"
             )
     lines.append(
-        "\nErrors in % of the recording's runs, and of the phones spoken (a unit is named after the phone that it "
-        "most often is in training). duration: relative to the recording. bigram: runs drawn from one, as many as "
-        "the recording has. another voice: the same sentence, as somebody else says it.\n"
+        "\nErrors in % of the recording's runs, and of the phones spoken; phones are recognised in units by a "
+        "hidden Markov model of both, counted on training. duration: relative to the recording. bigram: runs drawn "
+        "from one, as many as the recording has. another voice: the same sentence, as somebody else says it.\n"
     )
     return "".join(lines)
 
@@ -152,16 +153,17 @@ def _codes(units: UtteranceUnits) -> list[Code]:
 
 
 def _scores(
-    pairs: Sequence[tuple[UtteranceUnits, UtteranceUnits]], said: dict[Code, str] | None, alignments: Phones
+    pairs: Sequence[tuple[UtteranceUnits, UtteranceUnits]], recognizer: UnitRecognizer | None, alignments: Phones
 ) -> SpokenScores:
     edits = sum(edit_distance(_codes(one), _codes(real)) for one, real in pairs)
     phone_error = None
     aligned = [pair for pair in pairs if pair[1].utterance_id in alignments]
-    if said is not None and aligned:
+    if recognizer is not None and aligned:
         phone_edits = phones = 0
         for one, real in aligned:
             spoken = [interval.label for interval in alignments[real.utterance_id] if interval.label not in SILENCES]
-            phone_edits += edit_distance(_named(one, said), spoken)
+            heard = [name for name in recognizer.recognize(expand(one).codes) if name not in SILENCES]
+            phone_edits += edit_distance(heard, spoken)
             phones += len(spoken)
         phone_error = phone_edits / phones
     return SpokenScores(
@@ -172,18 +174,7 @@ def _scores(
     )
 
 
-def _named(units: UtteranceUnits, said: dict[Code, str]) -> list[str]:
-    """The phones that units stand for, repeats and silences left out."""
-    names = [said.get(code, "") for code in _codes(units)]
-    return [
-        name
-        for before, name in zip(["", *names], names, strict=False)
-        if name != before and name and name not in SILENCES
-    ]
-
-
-def _phones_of_codes(train: UnitStore, alignments: Phones) -> dict[Code, str]:
-    """The phone that each code most often is in."""
+def _recognizer(train: UnitStore, alignments: Phones) -> UnitRecognizer:
     if train.meta.mel_spec is None:
         raise UserError(f"{train.name} does not say of which features it is: phones cannot be found; encode again")
     spec = MelSpec.from_dict(train.meta.mel_spec)
@@ -191,18 +182,14 @@ def _phones_of_codes(train: UnitStore, alignments: Phones) -> dict[Code, str]:
     (start, stop), step = timing.span(0), 1 / timing.frame_rate
     first = (start + stop) / 2 / spec.sample_rate
     sequences = []
-    for units in train:
-        steps = expand(units)
-        if units.utterance_id in alignments and steps.num_units:
-            times = first + step * np.arange(steps.num_units)
-            phones = alignments[units.utterance_id]
+    for units in map(expand, train):
+        if units.utterance_id in alignments and units.num_units:
+            times = first + step * np.arange(units.num_units)
+            name, phones = units.utterance_id, alignments[units.utterance_id]
             sequences.append(
-                FrameSequence(
-                    units.utterance_id, units.speaker or "", times[-1], times, step, codes=steps.codes, phones=phones
-                )
+                FrameSequence(name, units.speaker or "", times[-1], times, step, codes=units.codes, phones=phones)
             )
-    joint = joint_counts(sequences)
-    return {unit: joint.phones[phone] for unit, phone in zip(joint.units, joint.counts.argmax(axis=0), strict=True)}
+    return UnitRecognizer(sequences)
 
 
 def _bigram_draws(train: UnitStore, real: Sequence[UtteranceUnits], seed: int) -> list[UtteranceUnits]:

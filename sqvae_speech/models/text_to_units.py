@@ -49,12 +49,14 @@ class TextToUnitsOutput(NamedTuple):
     Attributes:
         loss: the sum of the others.
         counts: a symbol, of how many runs it has.
+        times: a symbol, of how long it lasts, by a Poisson distribution, less what the model cannot change.
         codes: a hidden run, of its code (the mean over codebooks).
         durations: a run.
     """
 
     loss: Tensor
     counts: Tensor
+    times: Tensor
     codes: Tensor
     durations: Tensor
 
@@ -102,6 +104,7 @@ class TextToUnits(nn.Module):
         self.encoder = BidirectionalTransformer(TransformerConfig(**{**shared, "num_layers": config.text_layers}))
         self.decoder = BidirectionalTransformer(TransformerConfig(**shared))
         self.count_head = nn.Linear(dim, config.max_runs + 1)
+        self.time_head = nn.Linear(dim, 1)
         self.code_head = nn.Linear(dim, num_codebooks * codebook_size)
         self.duration_head = nn.Sequential(nn.Linear(2 * dim, dim), nn.SiLU(), nn.Linear(dim, config.max_duration))
 
@@ -135,11 +138,14 @@ class TextToUnits(nn.Module):
         hidden = hidden & real
         states = self.read(text, text_lengths, speaker)
         count_nats = _nats(self.count_head(states), counts.clamp(max=config.max_runs))
+        times = _by_symbol(durations.float(), counts)
+        time_nats = F.poisson_nll_loss(self._log_times(states), times, reduction="none")
         decoded = self.decode(states, counts, codes, hidden)
         code_nats = _nats(self.code_logits(decoded), codes).mean(-1)
         duration_nats = _nats(self.duration_logits(decoded, codes), durations.clamp(1, config.max_duration) - 1)
         parts = (
             _mean(count_nats, real_text).mean(),
+            _mean(time_nats, real_text).mean(),
             _mean(code_nats, hidden).mean(),
             _mean(duration_nats, real).mean(),
         )
@@ -154,9 +160,8 @@ class TextToUnits(nn.Module):
 
     def decode(self, states: Tensor, counts: Tensor, codes: Tensor, hidden: Tensor) -> Tensor:
         """The decoder's states (B, R, dim) of the runs of what :meth:`read` gave; arguments as ``forward``."""
-        ends = counts.cumsum(1)
-        runs = torch.arange(codes.shape[1], device=codes.device).expand(len(codes), -1).contiguous()
-        owner = torch.searchsorted(ends, runs, right=True).clamp(max=counts.shape[1] - 1)
+        ends, owner = counts.cumsum(1), _owners(counts, codes.shape[1])
+        runs = torch.arange(codes.shape[1], device=codes.device)
         end = ends.gather(1, owner)
         from_start = runs - (end - counts.gather(1, owner))
         x = states.gather(1, owner[..., None].expand(-1, -1, states.shape[-1]))
@@ -173,6 +178,10 @@ class TextToUnits(nn.Module):
     def duration_logits(self, decoded: Tensor, codes: Tensor) -> Tensor:
         """Of durations from 1 on, given the run's own codes: (B, R, dim), (B, R, N) -> (B, R, max_duration)."""
         return self.duration_head(torch.cat([decoded, self._embedded(codes)], dim=-1))
+
+    def _log_times(self, states: Tensor) -> Tensor:
+        """(B, L, dim) -> (B, L) float32, of the units that each symbol is expected to last."""
+        return self.time_head(states)[..., 0].float()
 
     def _embedded(self, codes: Tensor) -> Tensor:
         offsets = torch.arange(self.num_codebooks, device=codes.device) * self.codebook_size
@@ -197,7 +206,8 @@ class TextToUnits(nn.Module):
             text_lengths: (B,) int64.
             speaker: (B,) int64.
             temperature: logits are divided by it before a draw; 0 takes what is most probable of counts and codes,
-                and the mean of durations, rounded so that no rounding adds up.
+                and of durations the mean, stretched to the time that each symbol is expected to last (what is most
+                probable are steady codes, which last longer than others), rounded so that no rounding adds up.
             rounds: in which the codes are filled in.
             rate: durations are divided by it.
             generator: of the draws, on the model's device; None for torch's own.
@@ -223,12 +233,28 @@ class TextToUnits(nn.Module):
             hidden = hidden & ~told
         logits = self.duration_logits(self.decode(states, counts, codes, hidden), codes)
         if temperature == 0:
-            wanted = logits.softmax(-1) @ torch.arange(1, logits.shape[-1] + 1, device=text.device).float()
+            wanted = logits.float().softmax(-1) @ torch.arange(1, logits.shape[-1] + 1, device=text.device).float()
+            stretch = self._log_times(states).exp() / _by_symbol(wanted.masked_fill(~real, 0.0), counts).clamp(
+                min=1.0
+            )
+            wanted = wanted * stretch.gather(1, _owners(counts, wanted.shape[1]))
         else:
             wanted = 1.0 + _drawn(logits, temperature, generator)
         times = (wanted.masked_fill(~real, 0.0) / rate).cumsum(1).round().long()
         durations = times.diff(dim=1, prepend=torch.zeros_like(times[:, :1])).clamp(min=1)
         return Spoken(codes.masked_fill(~real[..., None], 0), durations.masked_fill(~real, 0), lengths)
+
+
+def _owners(counts: Tensor, runs: int) -> Tensor:
+    """(B, L) runs of each symbol -> (B, runs) int64, the symbol of each run; beyond the last, the last symbol."""
+    places = torch.arange(runs, device=counts.device).expand(len(counts), -1).contiguous()
+    return torch.searchsorted(counts.cumsum(1), places, right=True).clamp(max=counts.shape[1] - 1)
+
+
+def _by_symbol(values: Tensor, counts: Tensor) -> Tensor:
+    """Sums of the runs' values, 0 beyond the last run, over each symbol: (B, R), (B, L) -> (B, L)."""
+    sums = values.new_zeros(counts.shape)
+    return sums.scatter_add(1, _owners(counts, values.shape[1]), values)
 
 
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ class TextToUnitsTask(Task):
     shown: ClassVar[dict[str, str]] = {"loss": ".3f", "codes": ".3f"}
     curves: ClassVar[dict[str, tuple[str, ...]]] = {
         "losses": ("train/loss", "valid/loss"),
-        "parts": ("train/codes", "valid/codes", "train/durations", "valid/durations", "train/counts", "valid/counts"),
+        "parts": tuple(
+            f"{split}/{part}" for part in ("codes", "durations", "counts", "times") for split in ("train", "valid")
+        ),
     }
 
     def __init__(self, config: TextToUnitsTrainConfig, place: Place):
@@ -116,7 +118,7 @@ class TextToUnitsTask(Task):
         assert self.valid is not None
         was_training = model.training
         model.eval()
-        totals = dict.fromkeys(("loss", "counts", "codes", "durations"), 0.0)
+        totals = dict.fromkeys(("loss", "counts", "times", "codes", "durations"), 0.0)
         for start in range(_VALID_BATCH * self.place.rank, len(self.valid), _VALID_BATCH * self.place.world_size):
             numbers = range(start, min(start + _VALID_BATCH, len(self.valid)))
             batch = self.transfer(self.valid.batch(numbers))
