@@ -16,6 +16,8 @@ target_speaker=""
 pairs=""
 num_conversions=12
 convert_args=""
+tts_config="$root/recipes/conf/text_to_units.yaml"
+tts_args=""
 
 print_help() {
     cat << END
@@ -24,6 +26,7 @@ usage: ${SQVAE_RECIPE:-bash recipes/speech.sh} [options] [--section.key value ..
 stages:
   0 data directories   1 shards   2 training   3 units   4 scores   5 conversion   6 exports
   7 language model over the units (only with --stop-stage 7)
+  9 text to units (only with --stop-stage 9)
 A stage that is done is done again only when its inputs or options changed.
 
 options (with what holds now):
@@ -35,17 +38,20 @@ $(print_common_help)
   --convert-args ARGS   further options of 'sqvae-speech convert' ($convert_args)
   --lm-config FILE      configuration of the language model ($lm_config)
   --lm-args ARGS        settings of it, such as '--training.num_steps 500 --model.dropout 0.3' ($lm_args)
-  --num-samples N       utterances to draw from it ($num_samples)
+  --num-samples N       utterances to draw from it, and to say of text ($num_samples)
+  --tts-config FILE     configuration of the text-to-units model ($tts_config)
+  --tts-args ARGS       settings of it, such as '--data.text characters' ($tts_args)
   --help                print this
 END
 }
 
-parse_options "--mel-spec --target-speaker --pairs --convert-args" "--num-conversions" "$@"
-check_options 7
+parse_options "--mel-spec --target-speaker --pairs --convert-args --tts-config --tts-args" "--num-conversions" "$@"
+check_options 9
 [ "$num_conversions" -ge 1 ] || bad_option "--num-conversions must be at least 1"
 [ -z "$pairs" ] || [ -f "$pairs" ] || bad_option "--pairs $pairs: no such file"
 pairs=${pairs:+$(absolute "$pairs")}
 set_folders "$mel_spec"
+tts_config=$(find_config "$tts_config")
 
 # ---- the stages' work, as far as it is speech
 
@@ -62,13 +68,25 @@ stage_convert() {
         $convert_args
 }
 
+units_of_splits() { # train first, whose letters make the dictionary
+    local split
+    for split in train dev test; do
+        if [ -e "$exp_dir/units/$split.parquet" ]; then echo "$split"; fi
+    done
+}
+
 stage_export() {
-    local form store
+    local form split stores=() data=()
+    if [ -d "$data_dir/train" ]; then data=(--data "$data_dir"); fi # else without the places of the recordings
+    for split in $(units_of_splits); do stores+=("$exp_dir/units/$split.parquet"); done
     for form in km gslm kaldi; do
         mkdir -p "$exp_dir/exports/$form"
-        for store in "$exp_dir"/units/*.parquet; do
-            sqvae units convert "$store" "$exp_dir/exports/$form/$(basename "$store" .parquet).$form"
+        for split in $(units_of_splits); do
+            sqvae units convert "$exp_dir/units/$split.parquet" "$exp_dir/exports/$form/$split.$form"
         done
+    done
+    for form in espnet fairseq; do
+        sqvae units corpus "${stores[@]}" --to "$form" "${data[@]+"${data[@]}"}" --output "$exp_dir/exports/$form"
     done
 }
 
@@ -76,6 +94,20 @@ stage_lm() {
     train_lm "$exp_dir/lm"
     score_lm "$exp_dir/lm"
     sample_lm "$exp_dir/lm"
+}
+
+stage_tts() {
+    local model="$exp_dir/text_to_units" units="$exp_dir/units" split words=() stores=() data=() num_machines=1
+    keep_training "$model" "$tts_inputs"
+    if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
+    # shellcheck disable=SC2086  # further settings are words
+    launch_training sqvae_speech.bin.train --config "$tts_config" --data.train "$units/train.parquet" \
+        "${words[@]+"${words[@]}"}" $tts_args --exp-dir "$model"
+    for split in $(held_out); do stores+=("$units/$split.parquet"); done
+    for split in $(splits_in "$data_dir" ali); do data+=("$data_dir/$split"); done
+    sqvae evaluate text-to-units --model "$model" --train "$units/train.parquet" --units "${stores[@]}" \
+        --data "${data[@]+"${data[@]}"}" --output "$model/scores.json"
+    sqvae speak --like "${stores[-1]}" --max "$num_samples" --model "$model" --tokenizer "$exp_dir" --output "$model/samples"
 }
 
 # ---- the stages
@@ -127,6 +159,18 @@ num-samples $num_samples" stage_lm \
         "+$exp_dir/lm/checkpoints/latest" "+$exp_dir/lm/"{scores.json,samples}
 fi
 
+if runs 9; then
+    [ -f "$tts_config" ] || die "no configuration $tts_config"
+    [ -e "$exp_dir/units/train.parquet" ] || die "$exp_dir/units has no units of train; run stage 3 first (--stage 3)"
+    tts_inputs="version $version
+$(lines "$exp_dir"/units/*.parquet | contents)
+tts-args $tts_args
+$(config_files "$tts_config" | contents)"
+    run_stage 9 "text to units" "$exp_dir/.stages/9" "$tts_inputs
+num-samples $num_samples" stage_tts \
+        "+$exp_dir/text_to_units/checkpoints/latest" "+$exp_dir/text_to_units/"{scores.json,samples}
+fi
+
 # ---- where everything is
 
 print_places << END
@@ -139,6 +183,8 @@ exports $exp_dir/exports
 scores $exp_dir/scores
 converted-recordings $exp_dir/wav
 language-model $exp_dir/lm
+text-to-units $exp_dir/text_to_units
 END
 print_table "$exp_dir/scores/scores.md"
 if runs 7; then print_table "$exp_dir/lm/scores.md"; fi
+if runs 9; then print_table "$exp_dir/text_to_units/scores.md"; fi

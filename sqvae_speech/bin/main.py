@@ -28,6 +28,7 @@ VERBS = {
         "sqvae_speech.bin.evaluate",
         "what representations are worth (ABX, unit to phone, probes, bitrate), a codebook, converted voices",
     ),
+    "speak": ("sqvae_speech.bin.speak", "a text in the voice of a speaker, as wav, by a text-to-units model"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }
 

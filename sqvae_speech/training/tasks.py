@@ -13,6 +13,7 @@ TASKS = {
     "speech": ("sqvae_speech.training.speech", "SpeechTask"),
     "image": ("sqvae_speech.training.image", "ImageTask"),
     "unit_lm": ("sqvae_speech.training.unit_lm", "UnitLmTask"),
+    "text_to_units": ("sqvae_speech.training.text_to_units", "TextToUnitsTask"),
 }
 
 
