@@ -123,6 +123,7 @@ fi
 
 # ---- where everything is
 
+write_report
 print_places << END
 data-directories $data_dir
 shards $dump_dir
@@ -133,6 +134,7 @@ exports $exp_dir/exports
 scores $exp_dir/scores
 converted-recordings $exp_dir/wav
 language-model $exp_dir/lm
+report $exp_dir/report.html
 END
 print_table "$exp_dir/scores/scores.md"
 if runs 7; then print_table "$exp_dir/lm/scores.md"; fi

@@ -28,6 +28,7 @@ VERBS = {
         "sqvae_speech.bin.evaluate",
         "what representations are worth: ABX, unit to phone, probes, bitrate; features and codebook of a model",
     ),
+    "report": ("sqvae_speech.bin.report", "a run, or several side by side, as a web page of one file"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }
 
