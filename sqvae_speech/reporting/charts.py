@@ -39,23 +39,37 @@ class Figure:
         picture: HTML.
         keys: name -> colour, of several curves.
         note: what to see in it, or how to read it.
-        wide: takes the whole width, and scrolls by itself where that is too narrow.
+        size: ``""`` for one of several in a row, ``large`` for twice that, ``wide`` for the whole width; the last two
+            scroll by themselves where there is less room.
     """
 
     title: str
     picture: Markup
     keys: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
-    wide: bool = False
+    size: str = ""
 
 
 def line_chart(
-    title: str, series: Iterable[Series], *, xlabel: str = "step", log_y: bool = False, note: str = ""
+    title: str,
+    series: Iterable[Series],
+    *,
+    xlabel: str = "step",
+    log_y: bool = False,
+    late: bool = True,
+    note: str = "",
 ) -> Figure | None:
     """Curves over a common axis; None where no value can be shown.
 
-    The vertical range is that of the curves after the first twentieth of the way, if there are values enough: a
-    network that has just begun would leave nothing to see of the rest. What lies outside runs out of the picture.
+    Args:
+        title: what they are.
+        series: the curves.
+        xlabel: of the common axis.
+        log_y: a logarithmic vertical axis.
+        late: the vertical range is that of the curves after the first twentieth of the way, if there are values
+            enough: a network that has just begun would leave nothing to see of the rest. What lies outside is drawn
+            at the edge.
+        note: for the caption.
     """
     shown = [(one, _thinned(one, positive=log_y)) for one in series]
     shown = [(one, points) for one, points in shown if points]
@@ -64,12 +78,10 @@ def line_chart(
     everything = [point for _, points in shown for point in points]
     first, last = min(x for x, _ in everything), max(x for x, _ in everything)
     later = [y for x, y in everything if x >= first + 0.05 * (last - first)]
-    heights = later if len(later) >= 20 else [y for _, y in everything]
+    heights = later if late and len(later) >= 20 else [y for _, y in everything]
     svg = Svg(340, 190, title)
     low, high = min(heights), max(heights)
     margin = 0.0 if log_y else 0.04 * (high - low)
-    if any(one.area for one, _ in shown) and not log_y:
-        low, margin = 0.0, 0.0
     across = Axis(first, last, _LEFT, svg.width - _RIGHT)
     up = Axis(low - margin, high + margin, svg.height - _BOTTOM, _TOP, log=log_y)
     _axes(svg, across, up, xlabel)
@@ -199,10 +211,13 @@ def point_map(
             style=f"--hue:{hue:.0f}",
             tooltip=point.tooltip,
         )
-    for point in points:
+    written: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda point: -point.weight):  # where there is room
         x, y = place(point.x, point.y)
-        svg.add("text", point.label, x=x, y=y + 3, class_="code-label middle")
-    return Figure(title, svg.markup(), note=note)
+        if all(abs(x - other_x) > 13 or abs(y - other_y) > 9 for other_x, other_y in written):
+            written.append((x, y))
+            svg.add("text", point.label, x=x, y=y + 3, class_="code-label middle")
+    return Figure(title, svg.markup(), note=note, size="large")
 
 
 def heat_map(title: str, uri: str, rows: Sequence[str], xlabel: str, ylabel: str, note: str = "") -> Figure:
@@ -216,7 +231,7 @@ def heat_map(title: str, uri: str, rows: Sequence[str], xlabel: str, ylabel: str
         ylabel: what its rows are.
         note: for the caption.
     """
-    height, left = 11.0, 44.0
+    height, left = 11.0 if len(rows) <= 50 else 9.0, 44.0
     svg = Svg(760, 18 + height * len(rows) + 20, title)
     svg.add("text", ylabel, x=left - 6, y=11, class_="tick end")
     svg.add(
@@ -231,9 +246,9 @@ def heat_map(title: str, uri: str, rows: Sequence[str], xlabel: str, ylabel: str
     )
     svg.add("rect", x=left, y=18.0, width=svg.width - left - 6, height=height * len(rows), class_="frame")
     for number, name in enumerate(rows):
-        svg.add("text", name, x=left - 6, y=18 + height * (number + 0.8), class_="label small end")
+        svg.add("text", name, x=left - 6, y=18 + height * (number + 0.8), class_="label tiny end")
     svg.add("text", xlabel, x=(left + svg.width) / 2, y=svg.height - 5, class_="tick middle")
-    return Figure(title, svg.markup(), note=note, wide=True)
+    return Figure(title, svg.markup(), note=note, size="wide")
 
 
 def clipped(text: str, length: int) -> str:

@@ -24,12 +24,14 @@ def codebook_figures(codebook: dict[str, Any]) -> list[Figure]:
     codes = codebook["codes"]
     counts = sorted((code["count"] for code in codes), reverse=True)
     total, used = sum(counts), sum(count > 0 for count in counts)
-    figures = []
+    figures = [_map(codebook)]
     shares = [100 * count / max(total, 1) for count in counts[:used]]
     frequency = line_chart(
         "How often codes are used",
         [Series("share", range(1, used + 1), shares, area=True)],
         xlabel="codes, the most frequent first",
+        log_y=True,
+        late=False,
         note=f"In % of all {total:,} units. {used} of {len(counts)} codes are used, {len(counts) - used} never.",
     )
     if frequency:
@@ -48,7 +50,6 @@ def codebook_figures(codebook: dict[str, Any]) -> list[Figure]:
                 note=f"0 is a certain choice. On this set: {scale}." if scale else "0 is a certain choice.",
             )
         )
-    figures.append(_map(codebook))
     if confusion := _confusion(codes):
         figures.append(confusion)
     return figures

@@ -93,8 +93,10 @@ def _chart(panel: Panel, rows: Sequence[Mapping[str, Any]], there: Sequence[str]
         series.append(Series(label, *curve(rows, split, metric), place))
     if not any(one.y for one in series):
         return None
-    last = series[-1]
-    note = f"{short(last.y[-1])} at step {short(last.x[-1])}" + (f" ({last.name})" if len(series) > 1 else "")
+    told = next(
+        (one for one, name in zip(series, names, strict=True) if name.startswith("valid/") and one.y), series[0]
+    )
+    note = f"{short(told.y[-1])} at step {short(told.x[-1])}" + (f" ({told.name})" if len(series) > 1 else "")
     return line_chart(panel.title, series, log_y=panel.log, note=note)
 
 

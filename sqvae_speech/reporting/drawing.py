@@ -78,13 +78,13 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between two values; with twice and five times them where that leaves fewer than three."""
+    """Powers of ten between two values; where they are fewer than three, with twice and five times them, or ticks."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1.0,), (1.0, 2.0, 5.0)):
         found = [factor * 10.0**e for e in exponents for factor in factors if low <= factor * 10.0**e <= high]
         if len(found) >= 3:
             break
-    return found[:: -(-len(found) // 5)] if found else [low, high]
+    return found[:: -(-len(found) // 5)] if len(found) >= 3 else ticks(low, high)
 
 
 def short(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,23 +80,26 @@ def speech_examples(
 
 
 def choose(entries: Sequence[Entry], count: int, longest: int, shortest: int) -> list[Entry]:
-    """Utterances of as many speakers as can be, spread over them, that are neither too long nor too short (frames).
+    """Utterances of as many speakers as can be, spread over them.
 
-    Where all are too long, those are taken all the same.
+    Of each speaker one that is neither longer than ``longest`` frames nor shorter than a sixth of that, the first of
+    the first speaker, the second of the second: where all say the same, something else is heard of each. Others are
+    taken where there are none such, but none below ``shortest``.
     """
     speakers: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.num_frames >= shortest:
             speakers.setdefault(entry.speaker, []).append(entry)
-    for own in speakers.values():
-        own.sort(key=lambda entry: entry.num_frames > longest)  # stable: the first of those that fit
-    rounds = max((len(own) for own in speakers.values()), default=0)
-    spread = [own[number] for number in range(rounds) for own in speakers.values() if number < len(own)]
-    pool = spread[: len(speakers)] if len(speakers) >= count else spread
-    if len(pool) <= count:
-        return pool
-    step = len(pool) / count if len(speakers) >= count else 1.0
-    return [pool[int(number * step)] for number in range(count)]
+    voices = list(speakers.values())
+    if len(voices) > count:
+        voices = [voices[number * len(voices) // count] for number in range(count)]
+    ordered = []
+    for place, own in enumerate(voices):
+        fitting = [entry for entry in own if longest / 6 <= entry.num_frames <= longest]
+        start = place % max(len(fitting), 1)
+        ordered.append([*fitting[start:], *fitting[:start], *(entry for entry in own if entry not in fitting)])
+    rounds = zip_longest(*ordered)
+    return [entry for turn in rounds for entry in turn if entry is not None][:count]
 
 
 def _another(speakers: Sequence[str], own: str, number: int) -> str | None:

@@ -52,6 +52,17 @@ class Table:
     note: str = ""
     own: frozenset[int] = frozenset()
 
+    @property
+    def of_words(self) -> frozenset[int]:
+        """Numbers of the columns that hold words, not numbers."""
+        columns = enumerate(zip(*(row.cells for row in self.rows), strict=True))
+        filled = ((number, [cell for cell in cells if cell]) for number, cells in columns)
+        return frozenset(
+            number
+            for number, cells in filled
+            if cells and sum(_leading_number(cell) is None for cell in cells) > len(cells) / 2
+        )
+
 
 # by the beginning of a column's name
 _LOWER = ("ABX", "error")

@@ -1,6 +1,7 @@
 """Headless Chromium through its DevTools protocol, over a pipe: no port, no driver, no package."""
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -38,7 +39,7 @@ class Visit:
 
     def evaluate(self, script: str) -> Any:
         """The value of a script's last expression, waited for if it is a promise; as JSON can hold it."""
-        options = {"expression": script, "returnByValue": True, "awaitPromise": True}
+        options = {"expression": script, "returnByValue": True, "awaitPromise": True, "userGesture": True}
         answer = self.tab.call("Runtime.evaluate", **options)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -122,11 +123,20 @@ class Tab:
         return json.loads(message)
 
 
+def _pipe() -> tuple[int, int]:
+    """The ends of a pipe, as files above 4: those that the browser wants must not be in the way of one another."""
+    ends = os.pipe()
+    high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]
+
+
 @contextmanager
 def browser(program: str) -> Iterator[Tab]:
     """Start a browser with a profile of its own and without any network of its own accord; give its tab."""
-    to_child, from_us = os.pipe()
-    to_us, from_child = os.pipe()
+    to_child, from_us = _pipe()
+    to_us, from_child = _pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = [
             "--headless=new",
@@ -144,7 +154,7 @@ def browser(program: str) -> Iterator[Tab]:
             "--remote-debugging-pipe",  # reads file 3, writes file 4
         ]
         # the shell puts the pipes where the browser looks for them
-        command = ["sh", "-c", f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}', program, *options, "about:blank"]
+        command = ["bash", "-c", f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}', program, *options, "about:blank"]
         with (Path(profile) / "log").open("wb") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(to_child, from_child)
