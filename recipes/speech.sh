@@ -173,6 +173,7 @@ fi
 
 # ---- where everything is
 
+write_report
 print_places << END
 data-directories $data_dir
 shards $dump_dir
@@ -184,6 +185,7 @@ scores $exp_dir/scores
 converted-recordings $exp_dir/wav
 language-model $exp_dir/lm
 text-to-units $exp_dir/text_to_units
+report $exp_dir/report.html
 END
 print_table "$exp_dir/scores/scores.md"
 if runs 7; then print_table "$exp_dir/lm/scores.md"; fi

@@ -156,7 +156,8 @@ def _evaluate(argv: Sequence[str]) -> int:
         options.error("--any-context is for --item; the phones of an alignment are compared both ways")
     from sqvae_speech.evaluation.abx import require_fastabx
     from sqvae_speech.evaluation.evidence import EvaluationOptions, evaluate
-    from sqvae_speech.evaluation.evidence_report import markdown, write_evidence
+    from sqvae_speech.evaluation.evidence_files import write_evidence
+    from sqvae_speech.evaluation.evidence_report import markdown
     from sqvae_speech.evaluation.items import read_items
     from sqvae_speech.units.batches import choose_device
 
@@ -214,7 +215,10 @@ def _codebook(argv: Sequence[str]) -> int:
     report = codebook_report(source, test, codebook=args.codebook)
     used = len(report.counts) - len(report.dead)
     print(f"{used} of {len(report.counts)} codes used, {len(report.dead)} dead")
-    for file in write_codebook_report(args.output, report, source, exp_dir=args.model, most_used=args.most_used):
+    files = write_codebook_report(
+        args.output, report, source, shards=test.shards, exp_dir=args.model, most_used=args.most_used
+    )
+    for file in files:
         print(file)
     return 0
 

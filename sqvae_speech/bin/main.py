@@ -29,6 +29,7 @@ VERBS = {
         "what representations are worth (ABX, unit to phone, probes, bitrate), a codebook, converted voices",
     ),
     "speak": ("sqvae_speech.bin.speak", "a text in the voice of a speaker, as wav, by a text-to-units model"),
+    "report": ("sqvae_speech.bin.report", "a run, or several side by side, as a web page of one file"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import SMALL, with_report
 
 from sqvae_speech.units.store import read_units
 
@@ -103,6 +104,22 @@ def test_a_second_run_does_nothing(whole, recipe):
     assert run.skipped == [0, 1, 2, 3, 4, 5, 6]
     assert run.done == []
     assert modified(work) == before
+
+
+def test_the_report_at_the_end(whole, recipe):
+    work, options = whole
+    report = work / "exp" / "small" / "report.html"
+    assert not report.exists(), "the tests' own option leaves it out"
+    run = recipe("vctk", work, *options, small=with_report(SMALL))
+    assert (run.status, run.done) == (0, []), run.errors
+    assert f" {report}\n" in run.output
+    text = report.read_text()
+    assert text.count("<audio") == 3 * 4, "three utterances, as recorded, through the vocoder, and as two speakers"
+    assert "Recording of p225" in text
+    assert f"sqvae-speech evaluate codebook --model &#39;{work}" in text
+    before = modified(work)
+    assert recipe("vctk", work, *options, small=with_report(SMALL)).status == 0
+    assert modified(work) == before, "it is not written again"
 
 
 def test_other_options_do_only_what_depends_on_them(whole, recipe):

@@ -26,6 +26,7 @@ LAYERS = {
     "units": {"models", "data", "audio", "images", "plots"},
     "evaluation": {"units", "models", "data", "audio", "images", "plots"},
     "experiments": {"training", "data", "plots"},
+    "reporting": {"experiments", "evaluation", "training", "units", "models", "data", "audio", "plots"},
     "tokenizer": {"models", "audio", "units"},
 }
 LAYERS["bin"] = set(LAYERS)
