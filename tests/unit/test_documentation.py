@@ -20,6 +20,8 @@ from documentation import ROOT, blocks, check_commands, pages, run_bash, run_pyt
 from image_fixtures import make_image_shards
 from units_world import make_world, voice
 
+from sqvae_speech.audio.logmel import LogMel
+from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.bin.main import main
 from sqvae_speech.config import load_config
 from sqvae_speech.data import corpora
@@ -31,7 +33,6 @@ from sqvae_speech.training.speech_config import SpeechTrainConfig
 
 ELSEWHERE = {"loaders.md": "test_loaders.py", "deployment.md": "test_models_exporting.py"}
 HERE = {"corpus.md", "quantizer.md"}  # by tests of their own
-BEFORE = {"README.md": {"torch": torch}}
 
 
 def named(page) -> str:
@@ -60,14 +61,30 @@ def folder(world, tmp_path, monkeypatch):
     return tmp_path
 
 
-def images(folder) -> None:
+def images(folder) -> dict:
     """Shards of images where docs/images.md has them."""
     shutil.rmtree(folder / "dump")
     for split, count in {"train": 130, "test": 7}.items():
         make_image_shards(folder / "dump" / split, count)
+    return {}
 
 
-PREPARE = {"images.md": images}
+def vocoders(folder) -> dict:
+    """An untrained vocoder, and what it is to say and where to."""
+    from sqvae_speech.models.pretrained_vocoder import VocoderBundle, save_vocoder
+    from sqvae_speech.models.vocoder_network import VocoderConfig, VocoderNetwork
+    from sqvae_speech.vocoder import speech_vocoder
+
+    spec = MelSpec.preset("sqvae16k")
+    (folder / "exp").unlink()
+    (folder / "exp" / "vocoder").mkdir(parents=True)
+    save_vocoder(folder / "exp" / "vocoder", VocoderBundle(VocoderNetwork(VocoderConfig(), spec)))
+    mel = LogMel(spec)(torch.from_numpy(voice(0.6, 2)).float()[None]).mel[0]
+    return {"mel": mel, "peak": 0.5, "vocoder": speech_vocoder("exp/vocoder"), "play": list}
+
+
+# page -> what it needs besides the world: prepares files, gives names
+PREPARE = {"README.md": lambda folder: {"torch": torch}, "images.md": images, "vocoders.md": vocoders}
 
 
 def pages_with(language: str, without: Collection[str] = ()) -> list:
@@ -77,8 +94,8 @@ def pages_with(language: str, without: Collection[str] = ()) -> list:
 
 @pytest.mark.parametrize("page", pages_with("python", HERE | ELSEWHERE.keys()))
 def test_python_runs(page, folder):
-    PREPARE.get(page.name, lambda folder: None)(folder)
-    run_python(blocks(page, "python"), {"__name__": "example", **BEFORE.get(page.name, {})})
+    names = PREPARE[page.name](folder) if page.name in PREPARE else {}
+    run_python(blocks(page, "python"), {"__name__": "example", **names})
 
 
 @pytest.mark.parametrize("page", pages_with("bash", HERE))
