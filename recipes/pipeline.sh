@@ -287,7 +287,7 @@ print_config() {
 # What decides what a step of training does. The rest (length, intervals, where the shards lie) may change on resuming.
 training_identity() {
     awk '/^ *-/ { if (keep) print; next }
-         { keep = !/^ +(num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|cache_gb|download_[a-z]+|trackers|tracker_project|collapse_[a-z]+):/ }
+         { keep = !/^ +(num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|[a-z]+_recordings|cache_gb|download_[a-z]+|trackers|tracker_project|collapse_[a-z]+):/ }
          keep' <<< "$train_config"
     say "shards $(checksum < "$dump_dir/train/index.json")"
 }

@@ -18,6 +18,10 @@ num_conversions=12
 convert_args=""
 tts_config="$root/recipes/conf/text_to_units.yaml"
 tts_args=""
+vocoder="griffin_lim"
+vocoder_config="$root/recipes/conf/vocoder.yaml"
+vocoder_args=""
+vocoder_dir=""
 
 print_help() {
     cat << END
@@ -25,8 +29,7 @@ usage: ${SQVAE_RECIPE:-bash recipes/speech.sh} [options] [--section.key value ..
 
 stages:
   0 data directories   1 shards   2 training   3 units   4 scores   5 conversion   6 exports
-  7 language model over the units (only with --stop-stage 7)
-  9 text to units (only with --stop-stage 9)
+  7 language model over the units   8 vocoder   9 text to units (only when asked for: --stop-stage 7, 8, 9)
 A stage that is done is done again only when its inputs or options changed.
 
 options (with what holds now):
@@ -36,6 +39,10 @@ $(print_common_help)
   --pairs FILE          convert what its lines say, SOURCE-UTTERANCE TARGET-SPEAKER, of the last split ($pairs)
   --num-conversions N   recordings to convert, without --pairs ($num_conversions)
   --convert-args ARGS   further options of 'sqvae-speech convert' ($convert_args)
+  --vocoder NAME        how converted log-mels become sound: griffin_lim, istft, istft:<dir of stage 8>, hub:... ($vocoder)
+  --vocoder-config FILE configuration of the vocoder that stage 8 trains ($vocoder_config)
+  --vocoder-args ARGS   settings of it, such as '--training.num_steps 5000 --model.channels 128' ($vocoder_args)
+  --vocoder-dir DIR     where it goes; it does not depend on the tokenizer (default: <work dir>/exp/vocoder_<mel spec>)
   --lm-config FILE      configuration of the language model ($lm_config)
   --lm-args ARGS        settings of it, such as '--training.num_steps 500 --model.dropout 0.3' ($lm_args)
   --num-samples N       utterances to draw from it, and to say of text ($num_samples)
@@ -45,13 +52,16 @@ $(print_common_help)
 END
 }
 
-parse_options "--mel-spec --target-speaker --pairs --convert-args --tts-config --tts-args" "--num-conversions" "$@"
+parse_options "--mel-spec --target-speaker --pairs --convert-args --vocoder --vocoder-config --vocoder-args --vocoder-dir \
+    --tts-config --tts-args" "--num-conversions" "$@"
 check_options 9
 [ "$num_conversions" -ge 1 ] || bad_option "--num-conversions must be at least 1"
 [ -z "$pairs" ] || [ -f "$pairs" ] || bad_option "--pairs $pairs: no such file"
 pairs=${pairs:+$(absolute "$pairs")}
 set_folders "$mel_spec"
 tts_config=$(find_config "$tts_config")
+vocoder_config=$(find_config "$vocoder_config")
+vocoder_dir=$(absolute "${vocoder_dir:-$work_dir/exp/vocoder_$mel_spec}")
 
 # ---- the stages' work, as far as it is speech
 
@@ -64,8 +74,8 @@ stage_convert() {
     if [ -n "$target_speaker" ]; then words=(--target-speaker "$target_speaker" --max "$num_conversions"); fi
     if [ -n "$pairs" ]; then words=(--pairs "$pairs"); fi
     # shellcheck disable=SC2086
-    sqvae convert --model "$exp_dir" --shards "$dump_dir/$(held_out | tail -n 1)" "${words[@]}" --output "$exp_dir/wav" \
-        $convert_args
+    sqvae convert --model "$exp_dir" --shards "$dump_dir/$(held_out | tail -n 1)" "${words[@]}" --vocoder "$vocoder" \
+        --output "$exp_dir/wav" $convert_args
 }
 
 units_of_splits() { # train first, whose letters make the dictionary
@@ -94,6 +104,20 @@ stage_lm() {
     train_lm "$exp_dir/lm"
     score_lm "$exp_dir/lm"
     sample_lm "$exp_dir/lm"
+}
+
+# Goes on with the training that it finds if shards and settings are the same; then copies of recordings, to be heard.
+stage_vocoder() {
+    local words=() num_machines=1
+    keep_training "$vocoder_dir" "$vocoder_inputs"
+    if [ -e "$dump_dir/dev/index.json" ]; then
+        words+=(--data.valid "$dump_dir/dev" --data.valid_recordings "$data_dir/dev")
+    fi
+    # shellcheck disable=SC2086
+    launch_training sqvae_speech.bin.train --config "$vocoder_config" --data.train "$dump_dir/train" \
+        --data.train_recordings "$data_dir/train" "${words[@]+"${words[@]}"}" $vocoder_args --exp-dir "$vocoder_dir"
+    sqvae vocode --vocoder "istft:$vocoder_dir" --shards "$dump_dir/$(held_out | tail -n 1)" --max "$num_conversions" \
+        --output "$vocoder_dir/wav"
 }
 
 stage_tts() {
@@ -143,7 +167,8 @@ if runs 5; then
 target-speaker $target_speaker
 num-conversions $num_conversions
 ${pairs:+pairs $(echo "$pairs" | contents)
-}convert-args $convert_args" stage_convert "$exp_dir/wav"
+}vocoder $vocoder
+convert-args $convert_args" stage_convert "$exp_dir/wav"
 fi
 
 if runs 6; then
@@ -157,6 +182,17 @@ if runs 7; then
     run_stage 7 "language model" "$exp_dir/.stages/7" "$lm_inputs
 num-samples $num_samples" stage_lm \
         "+$exp_dir/lm/checkpoints/latest" "+$exp_dir/lm/"{scores.json,samples}
+fi
+
+if runs 8; then
+    need_train "$dump_dir" index.json 1
+    [ -f "$vocoder_config" ] || die "no configuration $vocoder_config"
+    vocoder_inputs="version $version
+$(lines "$dump_dir"/{train,dev,test}/index.json | contents)
+vocoder-args $vocoder_args
+$(config_files "$vocoder_config" | contents)"
+    run_stage 8 vocoder "$(dirname "$vocoder_dir")/.$(basename "$vocoder_dir").stage8" "$vocoder_inputs
+num-conversions $num_conversions" stage_vocoder "+$vocoder_dir/checkpoints/latest" "+$vocoder_dir/wav"
 fi
 
 if runs 9; then
@@ -184,6 +220,7 @@ exports $exp_dir/exports
 scores $exp_dir/scores
 converted-recordings $exp_dir/wav
 language-model $exp_dir/lm
+vocoder $vocoder_dir
 text-to-units $exp_dir/text_to_units
 report $exp_dir/report.html
 END

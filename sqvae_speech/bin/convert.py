@@ -28,7 +28,7 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--vocoder",
         default="griffin_lim",
-        help="how log-mels become sound: griffin_lim, hub:<repository or folder>:<entry>, vocos",
+        help="how log-mels become sound: griffin_lim, istft, istft:<folder>, hub:<repository>:<entry>, vocos",
     )
     options.add_argument("--channel", help="of recordings with several: 0, 1, ... or mix")
     options.add_argument("--no-plots", action="store_true", help="wavs and the log only")
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse_args(argv)
     if args.pairs and args.max is not None:
         options.error("--max is for --target-speaker and --all-pairs; --pairs says what to convert")
-    from sqvae_speech.audio.vocoder import load_vocoder
     from sqvae_speech.models.pretrained import load_speech_model
+    from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.units import convert_files as files
     from sqvae_speech.units.batches import choose_device
     from sqvae_speech.units.convert_voice import require_units_of, speaker_index

@@ -30,6 +30,7 @@ VERBS = {
     ),
     "speak": ("sqvae_speech.bin.speak", "a text in the voice of a speaker, as wav, by a text-to-units model"),
     "report": ("sqvae_speech.bin.report", "a run, or several side by side, as a web page of one file"),
+    "vocode": ("sqvae_speech.bin.vocode", "log-mels of shards or recordings to wavs, by any vocoder"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }
 

@@ -174,6 +174,28 @@ def test_a_language_model_over_the_units(whole, recipe):
     assert (lm / "checkpoints" / "latest").read_text().strip() == "step-00000003"
 
 
+def test_a_vocoder_for_the_corpus(whole, recipe):
+    work, options = whole
+    size = "--model.channels 16 --model.num_blocks 1 --training.batch_size 4 --training.num_plots 0"
+    options = (*options, "--stage", "8", "--stop-stage", "8", "--vocoder-args")
+    run = recipe("vctk", work, *options, f"{size} --training.num_steps 4")
+    assert run.status == 0, run.errors
+    assert run.done == [8]
+    vocoder = work / "exp" / "vocoder_melgan22k"
+    assert f" {vocoder}\n" in run.output, "the end of the run says where it is"
+    wavs = sorted((vocoder / "wav").glob("*.wav"))
+    assert len(wavs) == 3
+    assert all(soundfile.info(path).samplerate == 22050 for path in wavs)
+    assert recipe("vctk", work, *options, f"{size} --training.num_steps 4").skipped == [8]
+    run = recipe("vctk", work, *options, f"{size} --training.num_steps 3")
+    assert run.done == [8], "other settings, another vocoder"
+    assert (vocoder / "checkpoints" / "latest").read_text().strip() == "step-00000003"
+    # and conversion speaks with it
+    run = recipe("vctk", work, *whole[1], "--stage", "5", "--stop-stage", "5", "--vocoder", f"istft:{vocoder}")
+    assert run.status == 0, run.errors
+    assert run.done == [5]
+
+
 def test_text_to_units(whole, recipe):
     work, options = whole
     size = "--model.dim 16 --model.num_layers 1 --model.text_layers 1 --model.num_heads 2 --training.batch_size 4"

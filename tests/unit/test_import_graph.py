@@ -28,6 +28,7 @@ LAYERS = {
     "experiments": {"training", "data", "plots"},
     "reporting": {"experiments", "evaluation", "training", "units", "models", "data", "audio", "plots"},
     "tokenizer": {"models", "audio", "units"},
+    "vocoder": {"models", "audio", "units"},
 }
 LAYERS["bin"] = set(LAYERS)
 # The leaves everybody may import do not lean on one another, but a setting that is wrong is a user's error.

@@ -351,7 +351,7 @@ def test_torch_hub_loads_a_folder(folder, no_network):
 def test_torch_hub_lists_and_helps(monkeypatch, no_network):
     """As of a repository on GitHub, which these two ask for, once it has been downloaded."""
     monkeypatch.setattr(torch.hub, "_get_cache_or_reload", lambda *_, **__: str(ROOT))
-    assert torch.hub.list("owner/sqvae_speech", trust_repo=True) == ["sqvae_speech"]
+    assert torch.hub.list("owner/sqvae_speech", trust_repo=True) == ["sqvae_speech", "sqvae_speech_vocoder"]
     helped = torch.hub.help("owner/sqvae_speech", "sqvae_speech", trust_repo=True)
     for word in ("pretrained: True for", "progress:", "map_location:"):
         assert word in helped
