@@ -27,9 +27,12 @@ from sqvae_speech.config import load_config
 from sqvae_speech.data import corpora
 from sqvae_speech.data.corpora import CORPORA
 from sqvae_speech.experiments.trials import expand, load_sweep
+from sqvae_speech.models.pretrained_vocoder import VocoderBundle, save_vocoder
+from sqvae_speech.models.vocoder_network import VocoderConfig, VocoderNetwork
 from sqvae_speech.quantization import QuantizerConfig
 from sqvae_speech.quantization.config import BUILDERS
 from sqvae_speech.training.speech_config import SpeechTrainConfig
+from sqvae_speech.vocoder import speech_vocoder
 
 ELSEWHERE = {"loaders.md": "test_loaders.py", "deployment.md": "test_models_exporting.py"}
 HERE = {"corpus.md", "quantizer.md"}  # by tests of their own
@@ -71,10 +74,6 @@ def images(folder) -> dict:
 
 def vocoders(folder) -> dict:
     """An untrained vocoder, and what it is to say and where to."""
-    from sqvae_speech.models.pretrained_vocoder import VocoderBundle, save_vocoder
-    from sqvae_speech.models.vocoder_network import VocoderConfig, VocoderNetwork
-    from sqvae_speech.vocoder import speech_vocoder
-
     spec = MelSpec.preset("sqvae16k")
     (folder / "exp").unlink()
     (folder / "exp" / "vocoder").mkdir(parents=True)
