@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from sqvae_speech.reporting.drawing import Axis, Svg, colour_class, path, short
 
-MOST_POINTS = 300  # of a curve: more than a chart has pixels for
+MOST_POINTS = 600  # of a curve: more than a chart has pixels for
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 8.0, 32.0
 
 
@@ -166,7 +166,7 @@ def dot_plot(title: str, rows: Sequence[Dots], *, xlabel: str, note: str = "") -
                 svg.add(
                     "circle", cx=across(value), cy=y, r=5, class_=f"dot {colour_class(place)}{own}", tooltip=tooltip
                 )
-    return Figure(title, svg.markup(), {name: place for place, name in enumerate(names)}, note)
+    return Figure(title, svg.markup(), {name: place for place, name in enumerate(names)}, note, "large")
 
 
 @dataclass(frozen=True)
