@@ -36,7 +36,7 @@ class KeyFigure:
 
 
 def key_figures(folder: RunFolder) -> list[KeyFigure]:
-    """Those that there are: of the scores, else of the last validation; of the evaluation."""
+    """Those that there are: of the scores, else of the last validation, else of training; of the evaluation."""
     found = _of_scores(folder) or _of_validation(folder)
     return [*found, *_of_evaluation(folder)]
 
@@ -71,8 +71,8 @@ _VALIDATION: dict[str, tuple[str, str, str, Better]] = {
 
 
 def _of_validation(folder: RunFolder) -> list[KeyFigure]:
-    scores = folder.run.scores
-    on = "at the last validation"
+    run = folder.run
+    scores, on = (run.scores, "at the last validation") if run.scores else (run.train, "at the end of training")
     found = [
         _figure(name, scores.get(key), form, unit, better, on)
         for key, (name, form, unit, better) in _VALIDATION.items()
