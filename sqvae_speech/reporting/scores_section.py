@@ -7,7 +7,7 @@ from typing import Any
 from sqvae_speech.reporting.charts import Dots, Figure, dot_plot
 from sqvae_speech.reporting.key_figures import telling_abx
 from sqvae_speech.reporting.page import Missing, Section
-from sqvae_speech.reporting.run_folder import RunFolder, safely
+from sqvae_speech.reporting.run_folder import RunFolder, safely, short_path
 from sqvae_speech.reporting.tables import (
     Table,
     different_sets,
@@ -85,7 +85,7 @@ def _side_by_side(evidence: Sequence[dict[str, Any]], own: int) -> Evaluated:
 
 
 def _measured_on(evidence: dict[str, Any]) -> str:
-    names = ", ".join(str(one) for one in evidence.get("shards") or ())
+    names = ", ".join(short_path(one) for one in evidence.get("shards") or ())
     return (
         f"Representations and units on {evidence.get('utterances')} utterances of {evidence.get('speakers')} "
         f"speakers ({evidence.get('seconds', 0):.0f} s), {names}. Bold: the best of a row, where better can be told."
