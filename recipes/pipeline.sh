@@ -287,7 +287,7 @@ print_config() {
 # What decides what a step of training does. The rest (length, intervals, where the shards lie) may change on resuming.
 training_identity() {
     awk '/^ *-/ { if (keep) print; next }
-         { keep = !/^ +(num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|cache_gb|download_[a-z]+|trackers|tracker_project|collapse_[a-z]+):/ }
+         { keep = !/^ +(num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|[a-z]+_recordings|cache_gb|download_[a-z]+|trackers|tracker_project|collapse_[a-z]+):/ }
          keep' <<< "$train_config"
     say "shards $(checksum < "$dump_dir/train/index.json")"
 }
@@ -384,12 +384,17 @@ lm-args $lm_args
 $(config_files "$lm_config" | contents)"
 }
 
-# train_lm FOLDER: goes on with the training that it finds there if units and settings are the same, else begins anew.
+# keep_training FOLDER INPUTS: keeps a training to go on with if it was begun with these inputs, else removes it.
+keep_training() {
+    if $force || { [ -e "$1/.made_of" ] && ! diff "$1/.made_of" - <<< "$2"; }; then rm -rf "$1"; fi
+    mkdir -p "$1"
+    printf '%s\n' "$2" > "$1/.made_of"
+}
+
+# train_lm FOLDER
 train_lm() {
     local units="$exp_dir/units" words=() num_machines=1
-    if $force || { [ -e "$1/.made_of" ] && ! diff "$1/.made_of" - <<< "$lm_inputs"; }; then rm -rf "$1"; fi
-    mkdir -p "$1"
-    printf '%s\n' "$lm_inputs" > "$1/.made_of"
+    keep_training "$1" "$lm_inputs"
     if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
     # shellcheck disable=SC2086  # further settings are words
     launch_training sqvae_speech.bin.train --config "$lm_config" --data.train "$units/train.parquet" \
