@@ -15,15 +15,17 @@ from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.sources import Wav, WavLike, checked_samples, wav_sources
 from sqvae_speech.audio.stream import Level, measure_level
-from sqvae_speech.audio.vocoder import Vocoder, load_vocoder
+from sqvae_speech.audio.vocoder import Vocoder
 from sqvae_speech.errors import UserError, nearest
 from sqvae_speech.models.exporting import export_compiled, export_onnx
+from sqvae_speech.models.hub import set_download_progress
 from sqvae_speech.models.inference import UnitTiming, for_inference
 from sqvae_speech.models.pretrained import SpeechBundle
 from sqvae_speech.models.results import Mel, Posterior, Speech, Units, padded
 from sqvae_speech.models.sharing import SharedModel
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
 from sqvae_speech.models.streaming import UnitStream, read_indices, read_near_ties, read_posterior
+from sqvae_speech.models.vocoders import load_vocoder
 from sqvae_speech.models.wavs import WavReader
 from sqvae_speech.units.batches import choose_device
 from sqvae_speech.units.convert_voice import speaker_index
@@ -381,8 +383,5 @@ def speech_tokenizer(
                 "pretrained='OWNER/NAME' of the Hugging Face Hub, or get the whole project again"
             )
         pretrained = str(BUNDLED)
-    if not progress:
-        from huggingface_hub.utils import disable_progress_bars
-
-        disable_progress_bars()
+    set_download_progress(progress)
     return SpeechTokenizer.from_pretrained(pretrained, device=map_location, **options)

@@ -16,4 +16,5 @@ exec bash "$here/../../recipes/speech.sh" \
     --mel-spec sqvae16k \
     --lm-config conf/unit_lm.yaml \
     --tts-config conf/text_to_units.yaml \
+    --vocoder-config conf/vocoder.yaml \
     "$@"

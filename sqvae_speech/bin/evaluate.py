@@ -3,9 +3,9 @@
 ABX, unit to phone, boundaries, probes and bitrate of a trained model, or with --features of a baseline, into one JSON
 file and a Markdown table. ABX needs the package fastabx (pip install 'sqvae_speech[abx]', Python 3.12 or newer).
 
-Four more words may follow `evaluate`, each with its own --help: `features` writes features as the ZeroSpeech and
-Libri-Light evaluations read them, `codebook` looks at a codebook from all sides, `table` sets results side by side,
-`text-to-units` compares what a model says of texts with recordings.
+Five more words may follow `evaluate`, each with its own --help: `features` writes features as the ZeroSpeech and
+Libri-Light evaluations read them, `codebook` looks at a codebook from all sides, `voices` scores converted
+recordings, `text-to-units` compares what a model says of texts with recordings, `table` sets results side by side.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sqvae_speech.bin._cli import ArgumentParser, run
+from sqvae_speech.bin.evaluate_voices import main as voices
 from sqvae_speech.errors import UserError
 
 if TYPE_CHECKING:
@@ -134,9 +135,15 @@ def _source_options(options: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Dispatch to ``features``, ``codebook``, ``table`` or ``text-to-units``, or evaluate."""
+    """Dispatch to ``features``, ``codebook``, ``voices``, ``text-to-units`` or ``table``, or evaluate."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    actions = {"features": _features, "codebook": _codebook, "table": _table, "text-to-units": _text_to_units}
+    actions = {
+        "features": _features,
+        "codebook": _codebook,
+        "voices": voices,
+        "text-to-units": _text_to_units,
+        "table": _table,
+    }
     if arguments and arguments[0] in actions:
         return actions[arguments[0]](arguments[1:])
     return _evaluate(arguments)
@@ -149,7 +156,8 @@ def _evaluate(argv: Sequence[str]) -> int:
         options.error("--any-context is for --item; the phones of an alignment are compared both ways")
     from sqvae_speech.evaluation.abx import require_fastabx
     from sqvae_speech.evaluation.evidence import EvaluationOptions, evaluate
-    from sqvae_speech.evaluation.evidence_report import markdown, write_evidence
+    from sqvae_speech.evaluation.evidence_files import write_evidence
+    from sqvae_speech.evaluation.evidence_report import markdown
     from sqvae_speech.evaluation.items import read_items
     from sqvae_speech.units.batches import choose_device
 
@@ -207,7 +215,10 @@ def _codebook(argv: Sequence[str]) -> int:
     report = codebook_report(source, test, codebook=args.codebook)
     used = len(report.counts) - len(report.dead)
     print(f"{used} of {len(report.counts)} codes used, {len(report.dead)} dead")
-    for file in write_codebook_report(args.output, report, source, exp_dir=args.model, most_used=args.most_used):
+    files = write_codebook_report(
+        args.output, report, source, shards=test.shards, exp_dir=args.model, most_used=args.most_used
+    )
+    for file in files:
         print(file)
     return 0
 

@@ -57,7 +57,7 @@ def parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Speak; prints what was written."""
     args = parser().parse_args(argv)
-    from sqvae_speech.audio.vocoder import load_vocoder
+    from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.audio.wav import write_wav
     from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
     from sqvae_speech.units.batches import choose_device

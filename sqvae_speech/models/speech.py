@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from sqvae_speech.models.decoders import DECODERS, SPEAKERS, ConvolutionalDecoder, SpeakerVectors
 from sqvae_speech.models.heads import log_var_for
+from sqvae_speech.models.invariance import InvarianceConfig, SpeakerAdversary, posterior_divergence
 from sqvae_speech.models.likelihoods import build_likelihood
 from sqvae_speech.models.modules import ConvEncoder, RecurrentDecoder, TimeJitter, length_mask
+from sqvae_speech.models.perturbation import SpectralPerturbation
 from sqvae_speech.quantization import QuantizerConfig, QuantizerOutput, build_quantizer
+from sqvae_speech.quantization.stochastic import StochasticQuantizer
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class SpeechModelConfig:
         likelihood: ``arelbo``, ``gaussian`` (trainable variance) or ``fixed``.
         likelihood_variance: where the variance of the last two starts (and stays).
         quantizer: which quantizer.
+        invariance: what keeps the speaker out of the units, in training; nothing by default.
     """
 
     channels: int = 768
@@ -45,6 +49,7 @@ class SpeechModelConfig:
     likelihood: str = "arelbo"
     likelihood_variance: float = 0.1
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    invariance: InvarianceConfig = field(default_factory=InvarianceConfig)
 
     def __post_init__(self) -> None:
         for name, legal in (("speaker", SPEAKERS), ("decoder", DECODERS)):
@@ -59,13 +64,14 @@ class SpeechOutput(NamedTuple):
     """Of a training or validation pass.
 
     Attributes:
-        loss: scalar, reconstruction plus latent loss, nats per example.
+        loss: scalar, reconstruction plus latent loss plus those of ``invariance``, nats per example.
         reconstruction_loss: scalar.
         mse: detached mean squared error of the normalised log-mel over the real values of the global batch.
         quantization: the quantizer's output.
         reconstruction: (B, n_mels, 2U).
         target: (B, n_mels, 2U), the input less a frame at each end.
         mask: (B, U) bool, the real units, or None when all are.
+        invariance: detached; what ``consistency`` and ``adversary`` gave, in training where they are on.
     """
 
     loss: Tensor
@@ -75,6 +81,7 @@ class SpeechOutput(NamedTuple):
     reconstruction: Tensor
     target: Tensor
     mask: Tensor | None
+    invariance: dict[str, Tensor]
 
 
 class Units(NamedTuple):
@@ -120,6 +127,15 @@ class SpeechModel(nn.Module):
         self.jitter = TimeJitter(config.jitter)
         self.decoder = _build_decoder(config, n_mels, num_speakers)
         self.likelihood = build_likelihood(config.likelihood, config.likelihood_variance)
+        # after all others, whose weights are then drawn as without
+        invariance = config.invariance
+        self.perturbation = SpectralPerturbation(invariance.warp, invariance.equalizer)
+        if invariance.consistency and not isinstance(self.quantizer, StochasticQuantizer):
+            raise ValueError(
+                f"invariance.consistency compares posteriors, and {self.quantizer.describe()} has none with a "
+                "gradient; it is for kinds gaussian and vmf with one codebook"
+            )
+        self.adversary = SpeakerAdversary(dim, num_speakers, invariance.adversary) if invariance.adversary else None
 
     @property
     def codebook_size(self) -> int:
@@ -152,8 +168,9 @@ class SpeechModel(nn.Module):
             temperature: of the quantizer's relaxation.
             sample: see :class:`sqvae_speech.quantization.Quantizer`.
         """
-        z, log_var, unit_lengths = self._encode(mel, lengths)
+        z, log_var, unit_lengths = self._encode(self.perturbation(mel), lengths)
         mask = None if unit_lengths is None else length_mask(unit_lengths, z.shape[1])
+        invariance = self._invariance(mel, speaker, lengths, z, log_var, mask) if self.training else {}
         quantization = self.quantizer(z, log_var, temperature=temperature, mask=mask, sample=sample)
         latents = self.jitter(quantization.quantized, unit_lengths)
         reconstruction = self.decoder(latents, speaker, unit_lengths)
@@ -162,14 +179,35 @@ class SpeechModel(nn.Module):
         score = self.likelihood(reconstruction, target, frame_mask)
         return SpeechOutput(
             # the quantizer's mean is over this process' examples, of which others may have more or fewer
-            loss=score.loss + score.share * quantization.loss,
+            loss=score.loss + score.share * (quantization.loss + sum(invariance.values())),
             reconstruction_loss=score.loss.detach(),
             mse=score.metrics["mse"],
             quantization=quantization,
             reconstruction=reconstruction,
             target=target,
             mask=mask,
+            invariance={name: value.detach() for name, value in invariance.items()},
         )
+
+    def _invariance(
+        self,
+        mel: Tensor,
+        speaker: Tensor,
+        lengths: Tensor | None,
+        z: Tensor,
+        log_var: Tensor | None,
+        mask: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Weighted losses of latents ``z`` that keep the speaker out of them, those that are on, nats per example."""
+        losses = {}
+        if self.config.invariance.consistency:
+            assert isinstance(self.quantizer, StochasticQuantizer)
+            other = self._encode(self.perturbation(mel), lengths)[:2]
+            posteriors = self.quantizer.log_posterior(z, log_var), self.quantizer.log_posterior(*other)
+            losses["consistency"] = self.config.invariance.consistency * posterior_divergence(*posteriors, mask)
+        if self.adversary is not None:
+            losses["adversary"] = self.adversary(z, speaker, mask)
+        return losses
 
     def target(self, mel: Tensor) -> Tensor:
         """The frames that the model reconstructs: (B, n_mels, T) -> (B, n_mels, 2U), a frame less at each end."""

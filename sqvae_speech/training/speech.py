@@ -114,6 +114,7 @@ class SpeechTask(AutoencoderTask):
         whole = bool((batch["lengths"] == mel.shape[-1]).all())  # masks cost time: only where something is padded
         out = model(mel, speaker, None if whole else lengths, temperature=self.temperature(step))
         scalars = {"loss": out.loss.detach(), "reconstruction_loss": out.reconstruction_loss, "mse": out.mse}
+        scalars |= out.invariance
         return StepOutput(out.loss, {**scalars, **self.count(out.quantization, out.mask)})
 
     def validate(self, model: nn.Module, step: int, plots_dir: Path | None) -> dict[str, float]:

@@ -34,7 +34,7 @@ def over_processes(
 
 
 def sum_over_processes(totals: dict[str, float], world_size: int, device: torch.device) -> dict[str, float]:
-    """``totals`` summed over the processes, the same on each."""
+    """``totals`` summed over the processes, all of which have the same names."""
     if world_size == 1:
         return totals
     summed = torch.tensor(list(totals.values()), dtype=torch.float64, device=device)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import SMALL, with_report
 
 from sqvae_speech.units.store import read_units
 
@@ -105,6 +106,22 @@ def test_a_second_run_does_nothing(whole, recipe):
     assert modified(work) == before
 
 
+def test_the_report_at_the_end(whole, recipe):
+    work, options = whole
+    report = work / "exp" / "small" / "report.html"
+    assert not report.exists(), "the tests' own option leaves it out"
+    run = recipe("vctk", work, *options, small=with_report(SMALL))
+    assert (run.status, run.done) == (0, []), run.errors
+    assert f" {report}\n" in run.output
+    text = report.read_text()
+    assert text.count("<audio") == 3 * 4, "three utterances, as recorded, through the vocoder, and as two speakers"
+    assert "Recording of p225" in text
+    assert f"sqvae-speech evaluate codebook --model &#39;{work}" in text
+    before = modified(work)
+    assert recipe("vctk", work, *options, small=with_report(SMALL)).status == 0
+    assert modified(work) == before, "it is not written again"
+
+
 def test_other_options_do_only_what_depends_on_them(whole, recipe):
     work, options = whole
     run = recipe("vctk", work, *options, "--stage", "4", "--target-speaker", "p226", "--num-conversions", "2")
@@ -114,6 +131,27 @@ def test_other_options_do_only_what_depends_on_them(whole, recipe):
     assert "p226" in scores["splits"][0]["target_error_db2"]
     assert all("-to-p226" in path.name for path in (work / "exp" / "small" / "wav").glob("*.wav"))
     assert recipe("vctk", work, *options).done == [4, 5], "and back"
+
+
+def test_pairs_to_convert(whole, recipe, tmp_path):
+    work, options = whole
+    name = next(iter(read_units(work / "exp" / "small" / "units" / "test.parquet"))).utterance_id
+    pairs = tmp_path / "pairs of mine"
+    pairs.write_text(f"{name} p226\n{name} p227\n")
+    stage = ("--stage", "5", "--stop-stage", "5", "--pairs", str(pairs))
+    run = recipe("vctk", work, *options, *stage)
+    assert run.status == 0, run.errors
+    assert run.done == [5]
+    wavs = {path.name for path in (work / "exp" / "small" / "wav").glob("*.wav")}
+    assert wavs == {f"{name}-to-p226.wav", f"{name}-to-p227.wav"}
+    assert recipe("vctk", work, *options, *stage).skipped == [5]
+    pairs.write_text(f"{name} p226\n")
+    assert recipe("vctk", work, *options, *stage).done == [5], "other contents, other pairs"
+    pairs.write_text(f"{name} p999\n")
+    run = recipe("vctk", work, *options, *stage)
+    assert run.status == 1
+    assert "speaker 'p999' was not trained" in run.errors
+    assert recipe("vctk", work, *options, "--stage", "5", "--stop-stage", "5").done == [5], "and back"
 
 
 def test_a_language_model_over_the_units(whole, recipe):
@@ -134,6 +172,28 @@ def test_a_language_model_over_the_units(whole, recipe):
     run = recipe("vctk", work, *options, f"{size} --training.num_steps 3")
     assert run.done == [7], "other settings, another model"
     assert (lm / "checkpoints" / "latest").read_text().strip() == "step-00000003"
+
+
+def test_a_vocoder_for_the_corpus(whole, recipe):
+    work, options = whole
+    size = "--model.channels 16 --model.num_blocks 1 --training.batch_size 4 --training.num_plots 0"
+    options = (*options, "--stage", "8", "--stop-stage", "8", "--vocoder-args")
+    run = recipe("vctk", work, *options, f"{size} --training.num_steps 4")
+    assert run.status == 0, run.errors
+    assert run.done == [8]
+    vocoder = work / "exp" / "vocoder_melgan22k"
+    assert f" {vocoder}\n" in run.output, "the end of the run says where it is"
+    wavs = sorted((vocoder / "wav").glob("*.wav"))
+    assert len(wavs) == 3
+    assert all(soundfile.info(path).samplerate == 22050 for path in wavs)
+    assert recipe("vctk", work, *options, f"{size} --training.num_steps 4").skipped == [8]
+    run = recipe("vctk", work, *options, f"{size} --training.num_steps 3")
+    assert run.done == [8], "other settings, another vocoder"
+    assert (vocoder / "checkpoints" / "latest").read_text().strip() == "step-00000003"
+    # and conversion speaks with it
+    run = recipe("vctk", work, *whole[1], "--stage", "5", "--stop-stage", "5", "--vocoder", f"istft:{vocoder}")
+    assert run.status == 0, run.errors
+    assert run.done == [5]
 
 
 def test_text_to_units(whole, recipe):

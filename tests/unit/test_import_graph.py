@@ -26,7 +26,9 @@ LAYERS = {
     "units": {"models", "data", "audio", "images", "plots"},
     "evaluation": {"units", "models", "data", "audio", "images", "plots"},
     "experiments": {"training", "data", "plots"},
+    "reporting": {"experiments", "evaluation", "training", "units", "models", "data", "audio", "plots"},
     "tokenizer": {"models", "audio", "units"},
+    "vocoder": {"models", "audio", "units"},
 }
 LAYERS["bin"] = set(LAYERS)
 # The leaves everybody may import do not lean on one another, but a setting that is wrong is a user's error.
