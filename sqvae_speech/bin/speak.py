@@ -57,9 +57,9 @@ def parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Speak; prints what was written."""
     args = parser().parse_args(argv)
-    from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.audio.wav import write_wav
     from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
+    from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.units.batches import choose_device
     from sqvae_speech.units.convert_voice import require_units_of, speak_units, speaker_index
     from sqvae_speech.units.formats import write_format
