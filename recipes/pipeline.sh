@@ -28,6 +28,7 @@ lm_args=""
 num_samples=8
 download=false
 force=false
+report=true
 help=false
 overrides=()
 
@@ -38,6 +39,7 @@ print_common_help() { # the options that all pipelines have, for the middle of a
   --stage N             first stage ($stage)
   --stop-stage N        last stage ($stop_stage)
   --force               do the stages again even if they are done; training begins anew
+  --no-report           leave out the page about the experiment at the end
   --corpus PATH         the corpus, for stage 0 (${corpus:-${make_corpus:+made by the recipe}})
   --download            fetch the corpus first, unless it is there, to PATH (default: <work dir>/downloads/<name>)
   --corpus-name NAME    what 'sqvae-speech prepare' calls it (${corpus_name})
@@ -71,6 +73,7 @@ parse_options() {
         case $option in
             -h | --help) help=true; continue ;;
             --force) force=true; continue ;;
+            --no-report) report=false; continue ;;
             --download) download=true; continue ;;
             --embedded) embedded=true; continue ;;
             --*=*) value=${option#*=} option=${option%%=*} ;;
@@ -284,7 +287,7 @@ print_config() {
 # What decides what a step of training does. The rest (length, intervals, where the shards lie) may change on resuming.
 training_identity() {
     awk '/^ *-/ { if (keep) print; next }
-         { keep = !/^ +(num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|cache_gb|download_[a-z]+|trackers|tracker_project|collapse_[a-z]+):/ }
+         { keep = !/^ +(num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|[a-z]+_recordings|cache_gb|download_[a-z]+|trackers|tracker_project|collapse_[a-z]+):/ }
          keep' <<< "$train_config"
     say "shards $(checksum < "$dump_dir/train/index.json")"
 }
@@ -381,12 +384,17 @@ lm-args $lm_args
 $(config_files "$lm_config" | contents)"
 }
 
-# train_lm FOLDER: goes on with the training that it finds there if units and settings are the same, else begins anew.
+# keep_training FOLDER INPUTS: keeps a training to go on with if it was begun with these inputs, else removes it.
+keep_training() {
+    if $force || { [ -e "$1/.made_of" ] && ! diff "$1/.made_of" - <<< "$2"; }; then rm -rf "$1"; fi
+    mkdir -p "$1"
+    printf '%s\n' "$2" > "$1/.made_of"
+}
+
+# train_lm FOLDER
 train_lm() {
     local units="$exp_dir/units" words=() num_machines=1
-    if $force || { [ -e "$1/.made_of" ] && ! diff "$1/.made_of" - <<< "$lm_inputs"; }; then rm -rf "$1"; fi
-    mkdir -p "$1"
-    printf '%s\n' "$lm_inputs" > "$1/.made_of"
+    keep_training "$1" "$lm_inputs"
     if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
     # shellcheck disable=SC2086  # further settings are words
     launch_training sqvae_speech.bin.train --config "$lm_config" --data.train "$units/train.parquet" \
@@ -406,6 +414,22 @@ sample_lm() {
 }
 
 # ---- the end
+
+# write_report: a page about the experiment, again only when what it shows has changed. It fails no recipe.
+write_report() {
+    local marker="$exp_dir/.stages/report" shown
+    if ! $report || ! [ -e "$exp_dir/checkpoints/latest" ]; then return 0; fi
+    shown="version $version
+$(checkpoint_files "$exp_dir" | contents)
+$(lines "$exp_dir"/{status.json,scores/scores.json,evaluation.json,codebook/codebook.json,wav/log.jsonl,prior/samples/samples.png} | contents)"
+    if [ -e "$exp_dir/report.html" ] && [ "$(cat "$marker" 2> /dev/null)" = "$shown" ]; then return 0; fi
+    mkdir -p "$log_dir" "$(dirname "$marker")"
+    if sqvae report "$exp_dir" > "$log_dir/report.log" 2>&1; then
+        lines "$shown" > "$marker"
+    else
+        warn "the report could not be written; log: $log_dir/report.log"
+    fi
+}
 
 # print_places: where everything is; lines 'what-it-is PATH' on standard input, those that are there.
 print_places() {

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from sqvae_speech.audio.filterbank import mel_filterbank
 from sqvae_speech.audio.melspec import MelSpec
+from sqvae_speech.audio.overlap_add import overlap_add
 from sqvae_speech.errors import UserError, nearest
 
 # On speech, the mel of the spectrum found is then 0.05 dB (root mean square) from the mel asked for, or less.
@@ -147,24 +149,15 @@ class GriffinLim(Vocoder):
         hop, win = spec.hop_length, spec.win_length
         window = self._window.to(magnitude.device)
         span = (magnitude.shape[1] - 1) * hop + win
-        overlap = math.ceil(win / hop)
-
-        def overlap_add(frames: Tensor) -> Tensor:
-            batch, count, _ = frames.shape
-            pieces = F.pad(frames, (0, overlap * hop - win)).unflatten(2, (overlap, hop))
-            total = frames.new_zeros(batch, count + overlap - 1, hop)
-            for lag in range(overlap):
-                total[:, lag : lag + count] += pieces[:, :, lag]
-            return total.flatten(1)[:, :span]
 
         def to_spectrum(wav: Tensor) -> Tensor:
             return torch.fft.rfft(wav.unfold(1, win, hop) * window, n=self._n_fft)
 
         # The wav whose frames are nearest to given ones, in the least squares, is their windowed sum over this.
-        weight = overlap_add(real[..., None] * window.square()).clamp(min=1e-6)
+        weight = overlap_add(real[..., None] * window.square(), hop).clamp(min=1e-6)
 
         def to_wav(spectrum: Tensor) -> Tensor:
-            return overlap_add(torch.fft.irfft(spectrum, n=self._n_fft)[..., :win] * window) / weight
+            return overlap_add(torch.fft.irfft(spectrum, n=self._n_fft)[..., :win] * window, hop) / weight
 
         # NumPy draws one after another: a longer noise begins with the shorter, whatever the batch.
         noise = torch.from_numpy(np.random.default_rng(0).standard_normal(span, dtype=np.float32))
@@ -179,14 +172,18 @@ class GriffinLim(Vocoder):
         return to_wav(guess)[:, -spec.window_start :]
 
 
-def load_vocoder(name: str, mel_spec: MelSpec, device: str | torch.device = "cpu") -> Vocoder:
-    """Return a vocoder for features of ``mel_spec``.
+def load_vocoder(
+    name: str, mel_spec: MelSpec, device: str | torch.device = "cpu", *, others: Sequence[str] = ()
+) -> Vocoder:
+    """Return a vocoder for features of ``mel_spec``; :func:`sqvae_speech.models.vocoders.load_vocoder` knows trained
+    ones of this project too.
 
     Args:
         name: ``griffin_lim``; ``griffin_lim:100`` with another number of rounds; ``hub:<repository>:<entry>`` and
             ``vocos`` (see :mod:`.hub_vocoder`).
         mel_spec: the features that it is to be given.
         device: that a network computes on; Griffin-Lim computes where its mels are.
+        others: names that the caller knows besides, for the message.
 
     Raises:
         UserError: there is no such vocoder, it takes other features, or it cannot be had.
@@ -197,10 +194,9 @@ def load_vocoder(name: str, mel_spec: MelSpec, device: str | torch.device = "cpu
 
         return (load_hub_vocoder if kind == "hub" else load_vocos)(name, mel_spec, device)
     if kind != "griffin_lim":
-        raise UserError(
-            f"no vocoder {name!r}{nearest(kind, ('griffin_lim', 'hub', 'vocos'))} (legal: griffin_lim, "
-            "griffin_lim:<rounds>, hub:<repository>:<entry>, vocos)"
-        )
+        legal = ("griffin_lim", "griffin_lim:<rounds>", "hub:<repository>:<entry>", "vocos", *others)
+        kinds = [one.partition(":")[0] for one in legal]
+        raise UserError(f"no vocoder {name!r}{nearest(kind, kinds)} (legal: {', '.join(legal)})")
     if rest and not rest.isdecimal():
         raise UserError(f"vocoder {name!r}: {rest!r} is no number of rounds, as in griffin_lim:100")
     return GriffinLim(mel_spec, int(rest)) if rest else GriffinLim(mel_spec)

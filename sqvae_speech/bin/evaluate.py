@@ -3,8 +3,9 @@
 ABX, unit to phone, boundaries, probes and bitrate of a trained model, or with --features of a baseline, into one JSON
 file and a Markdown table. ABX needs the package fastabx (pip install 'sqvae_speech[abx]', Python 3.12 or newer).
 
-Three more words may follow `evaluate`, each with its own --help: `features` writes features as the ZeroSpeech and
-Libri-Light evaluations read them, `codebook` looks at a codebook from all sides, `table` sets results side by side.
+Five more words may follow `evaluate`, each with its own --help: `features` writes features as the ZeroSpeech and
+Libri-Light evaluations read them, `codebook` looks at a codebook from all sides, `voices` scores converted
+recordings, `text-to-units` compares what a model says of texts with recordings, `table` sets results side by side.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sqvae_speech.bin._cli import ArgumentParser, run
+from sqvae_speech.bin.evaluate_voices import main as voices
 from sqvae_speech.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,6 +84,24 @@ def _table_parser() -> ArgumentParser:
     return options
 
 
+def _text_to_units_parser() -> ArgumentParser:
+    options = ArgumentParser(
+        prog="sqvae-speech evaluate text-to-units",
+        description="Units that a text-to-units model says of texts, against those of recordings and of a bigram.",
+    )
+    options.add_argument("--model", required=True, metavar="DIR", help="text-to-units run, checkpoint or export")
+    options.add_argument("--units", required=True, nargs="+", metavar="FILE", help="unit stores with texts")
+    options.add_argument("--train", required=True, metavar="FILE", help="the store that the model was trained on")
+    options.add_argument(
+        "--data", nargs="*", default=[], metavar="DIR", help="data directories, for their phones (ali)"
+    )
+    options.add_argument("--output", required=True, metavar="FILE", help="JSON; a Markdown table goes beside it")
+    options.add_argument("--temperature", type=float, default=0.0, help="of the model's draws; 0 draws nothing")
+    options.add_argument("--seed", type=int, default=0, help="of all draws")
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
+    return options
+
+
 def _source_options(options: argparse.ArgumentParser) -> None:
     source = options.add_argument_group("what to evaluate, and on what")
     source.add_argument("--model", metavar="DIR", help="experiment, checkpoint or exported model")
@@ -115,9 +135,15 @@ def _source_options(options: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Dispatch to ``features``, ``codebook`` or ``table``, or evaluate."""
+    """Dispatch to ``features``, ``codebook``, ``voices``, ``text-to-units`` or ``table``, or evaluate."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    actions = {"features": _features, "codebook": _codebook, "table": _table}
+    actions = {
+        "features": _features,
+        "codebook": _codebook,
+        "voices": voices,
+        "text-to-units": _text_to_units,
+        "table": _table,
+    }
     if arguments and arguments[0] in actions:
         return actions[arguments[0]](arguments[1:])
     return _evaluate(arguments)
@@ -130,7 +156,8 @@ def _evaluate(argv: Sequence[str]) -> int:
         options.error("--any-context is for --item; the phones of an alignment are compared both ways")
     from sqvae_speech.evaluation.abx import require_fastabx
     from sqvae_speech.evaluation.evidence import EvaluationOptions, evaluate
-    from sqvae_speech.evaluation.evidence_report import markdown, write_evidence
+    from sqvae_speech.evaluation.evidence_files import write_evidence
+    from sqvae_speech.evaluation.evidence_report import markdown
     from sqvae_speech.evaluation.items import read_items
     from sqvae_speech.units.batches import choose_device
 
@@ -188,7 +215,10 @@ def _codebook(argv: Sequence[str]) -> int:
     report = codebook_report(source, test, codebook=args.codebook)
     used = len(report.counts) - len(report.dead)
     print(f"{used} of {len(report.counts)} codes used, {len(report.dead)} dead")
-    for file in write_codebook_report(args.output, report, source, exp_dir=args.model, most_used=args.most_used):
+    files = write_codebook_report(
+        args.output, report, source, shards=test.shards, exp_dir=args.model, most_used=args.most_used
+    )
+    for file in files:
         print(file)
     return 0
 
@@ -204,6 +234,31 @@ def _table(argv: Sequence[str]) -> int:
     print(text)
     if args.output:
         write_text(Path(args.output), text)
+    return 0
+
+
+def _text_to_units(argv: Sequence[str]) -> int:
+    args = _text_to_units_parser().parse_args(argv)
+    from pathlib import Path
+
+    from sqvae_speech.evaluation import text_to_units_scores as scoring
+    from sqvae_speech.evaluation.report_files import write_report
+    from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
+    from sqvae_speech.units.batches import choose_device
+    from sqvae_speech.units.store import read_units
+
+    bundle = load_text_to_units(args.model, str(choose_device(args.device)))
+    train, alignments = read_units(args.train), scoring.read_alignments(args.data)
+    splits = {
+        Path(path).stem: scoring.score_text_to_units(
+            bundle, read_units(path), train, alignments, temperature=args.temperature, seed=args.seed
+        )
+        for path in args.units
+    }
+    table = scoring.text_to_units_markdown(bundle, splits)
+    print(table)
+    for file in write_report(args.output, scoring.report(bundle, splits), table):
+        print(file)
     return 0
 
 

@@ -1,7 +1,8 @@
-"""A tokenizer for other programs: ``sqvae-speech export``.
+"""A tokenizer or a vocoder for other programs: ``sqvae-speech export``.
 
-As an ONNX file or a compiled PyTorch package, both from wav to units with the features inside, or as a folder
-for ``from_pretrained``. Beside the first two lies a JSON with the sample rate, the frame rate and the mel settings.
+A tokenizer as an ONNX file or a compiled PyTorch package, both from wav to units with the features inside, or as a
+folder for ``from_pretrained``. Beside the first two lies a JSON with the sample rate, the frame rate and the mel
+settings. A vocoder as a folder for ``--vocoder istft:<folder>``.
 """
 
 import argparse
@@ -38,7 +39,10 @@ def parser() -> ArgumentParser:
     bundle.add_argument("--licence", metavar="ID", help="of the weights, an SPDX id such as cc-by-4.0, for the card")
     bundle.add_argument("--data", metavar="TEXT", help="what it was trained on, for the card")
     bundle.add_argument(
-        "--weights", default="float32", choices=("float32", "float16"), help="float16: half the size; needs --check"
+        "--weights",
+        default="float32",
+        choices=("float32", "float16"),
+        help="float16: half the size; needs --check, but of a vocoder",
     )
     return options
 
@@ -47,8 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export; prints the files written and what the check found."""
     options = parser()
     args = options.parse_args(argv)
+    from sqvae_speech.models.storage import kind_of_model
+
     if args.format != "bundle" and (args.name or args.licence or args.data or args.weights != "float32"):
         options.error("--name, --licence, --data and --weights are of --format bundle")
+    if Path(args.model).exists() and kind_of_model(args.model) == "vocoder":
+        if args.format != "bundle" or args.check:
+            options.error("a vocoder is exported with --format bundle, without --check")
+        for file in write_vocoder(args):
+            print(file)
+        return 0
     if args.weights == "float16" and not args.check:
         options.error("--weights float16 may change units: give recordings to --check")
     from sqvae_speech.tokenizer import SpeechTokenizer
@@ -96,6 +108,22 @@ def write_bundle(tokenizer: "SpeechTokenizer", args: argparse.Namespace) -> list
             raise UserError("weights in float16 change units: leave out --weights float16")
     folder = tokenizer.save_pretrained(
         args.output, name=args.name, licence=args.licence, data=args.data, weights=args.weights
+    )
+    return sorted(folder.iterdir())
+
+
+def write_vocoder(args: argparse.Namespace) -> list[Path]:
+    """A folder for ``--vocoder istft:<folder>`` and ``speech_vocoder``."""
+    from sqvae_speech.models.pretrained_vocoder import load_trained_vocoder
+    from sqvae_speech.models.vocoder_card import share_vocoder
+
+    folder = share_vocoder(
+        args.output,
+        load_trained_vocoder(args.model),
+        name=args.name,
+        licence=args.licence,
+        data=args.data,
+        weights=args.weights,
     )
     return sorted(folder.iterdir())
 

@@ -165,7 +165,7 @@ def _default_units(frame_rate: float | None) -> int:
 
 def _speak(args, tokenizer, store) -> None:
     """Write what is not empty as wavs, with plots and a log, as ``convert`` does."""
-    from sqvae_speech.audio.vocoder import load_vocoder
+    from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.units.convert_files import convert_files, unit_sources
 
     empty = {units.utterance_id for units in store if not units.num_units}
@@ -176,6 +176,7 @@ def _speak(args, tokenizer, store) -> None:
         list(zip(sources, voices, strict=True)),
         load_vocoder(args.vocoder, tokenizer.mel_spec),
         args.output,
+        vocoder_name=args.vocoder,
         device=next(tokenizer.model.parameters()).device,
         progress=False,
     )

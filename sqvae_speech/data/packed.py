@@ -1,7 +1,8 @@
 """The packed cache: the numbers of all examples of a folder of shards in one file, which processes map into memory.
 
-``<shards>/.cache/<fingerprint>.<suffix>`` holds the numbers, one example after the other, ``<fingerprint>.json`` what
-they are; both can be deleted at any time and are made again by the first process that wants them.
+``<shards>/.cache/<fingerprint>.<suffix>`` holds the numbers, one example after the other, and the same name with
+``.json`` after it says what they are; both can be deleted at any time and are made again by the first process that
+wants them.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ class PackedFile:
 
     Attributes:
         index: of local shards, all there.
-        what: its numbers, in a word that is also the file's suffix: ``frames``, ``pixels``.
+        what: its numbers, in a word that is also the file's suffix: ``frames``, ``wavs``, ``pixels``.
         size: bytes of the file.
         facts: what the numbers are, besides: shape, type.
         pieces: yields the numbers in the order of the manifest, C-contiguous arrays of any sizes.
@@ -87,6 +88,10 @@ class PackedFile:
     def path(self) -> Path:
         return self.index.folder / FOLDER / f"{self.index.fingerprint[:32]}.{self.what}"
 
+    @property
+    def description_path(self) -> Path:
+        return self.path.with_name(self.path.name + ".json")
+
     def _without(self, reason: str) -> None:
         logger.info("%s: no packed cache (%s); reading the shards", self.index.folder, reason)
 
@@ -97,7 +102,7 @@ class PackedFile:
         try:
             if self.path.stat().st_size != self.size:
                 return False
-            return read_json(self.path.with_suffix(".json")) == self._description()
+            return read_json(self.description_path) == self._description()
         except (OSError, UserError):
             return False
 
@@ -117,7 +122,8 @@ class PackedFile:
     def _write(self) -> None:
         path = self.path
         for old in path.parent.iterdir():  # also what a killed process left half-written
-            if old.suffix in (f".{self.what}", ".json", ".part"):
+            earlier = old.suffixes == [".json"]  # of an earlier version
+            if earlier or old.suffix == ".part" or old.name.endswith((f".{self.what}", f".{self.what}.json")):
                 old.unlink(missing_ok=True)
         logger.info("packing the %s of %s (%.2f GB), once", self.what, self.index.folder, self.size / 1e9)
         with whole_file(path) as temporary, temporary.open("wb") as file:
@@ -125,7 +131,7 @@ class PackedFile:
                 file.write(piece.data)
             file.flush()
             os.fsync(file.fileno())
-        write_text(path.with_suffix(".json"), json.dumps(self._description(), indent=1) + "\n")
+        write_text(self.description_path, json.dumps(self._description(), indent=1) + "\n")
 
 
 @contextlib.contextmanager

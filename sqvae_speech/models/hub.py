@@ -99,7 +99,26 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         ) from error
 
 
-def staging_folder(beside: Path) -> tempfile.TemporaryDirectory:
-    """A temporary folder on the same file system as ``beside``, so that files can be renamed into place."""
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=f".{beside.name}.", dir=beside.parent)
+@contextlib.contextmanager
+def whole_files(target: Path) -> Iterator[Path]:
+    """A folder to write into, beside ``target``; when all is written its files are renamed into ``target``.
+
+    Raises:
+        UserError: ``target`` is a file.
+    """
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file; a folder is wanted")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
+        yield Path(staging)
+        target.mkdir(exist_ok=True)
+        for file in Path(staging).iterdir():
+            os.replace(file, target / file.name)
+
+
+def set_download_progress(shown: bool) -> None:
+    """Whether downloads from the Hub show their progress, from now on; True leaves it as it is."""
+    if not shown:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()

@@ -7,9 +7,8 @@ from typing import Any, Self
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 
-from sqvae_speech.errors import UserError
 from sqvae_speech.models.card import model_card
-from sqvae_speech.models.hub import hub_errors, resolve_model, staging_folder
+from sqvae_speech.models.hub import hub_errors, resolve_model, whole_files
 from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model, save_speech_model
 
 
@@ -90,16 +89,11 @@ class SharedModel(ModelHubMixin):
             mixin: more of huggingface_hub's ``ModelHubMixin.save_pretrained``, such as ``push_to_hub``.
         """
         target = Path(directory)
-        if target.exists() and not target.is_dir():
-            raise UserError(f"{target} is a file; a folder is wanted")
         card: dict[str, Any] = {"name": name or target.resolve().name, "licence": licence, "data": data}
         card.update(mixin.pop("model_card_kwargs", None) or {})
-        with staging_folder(target) as staging:
-            save_speech_model(Path(staging), self.bundle, weights)
-            self.generate_model_card(**card).save(Path(staging) / "README.md")
-            target.mkdir(exist_ok=True)
-            for file in Path(staging).iterdir():
-                os.replace(file, target / file.name)
+        with whole_files(target) as staging:
+            save_speech_model(staging, self.bundle, weights)
+            self.generate_model_card(**card).save(staging / "README.md")
         if mixin.pop("push_to_hub", False):
             self.push_to_hub(mixin.pop("repo_id", target.name), licence=licence, data=data, **mixin)
         return target

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sqvae_speech.models.decoders import DECODERS, SPEAKERS, ConvolutionalDecoder, SpeakerVectors
 from sqvae_speech.models.heads import log_var_for
 from sqvae_speech.models.invariance import InvarianceConfig, SpeakerAdversary, posterior_divergence
 from sqvae_speech.models.likelihoods import build_likelihood
@@ -21,8 +22,14 @@ class SpeechModelConfig:
 
     Attributes:
         channels: width of the convolutions (768 in the paper's code).
+        speaker: how the decoder is told whose voice it is: ``table``, an embedding of the speakers in training, or
+            ``vector``, a projection of vectors that another model made (any voice; ``data.speaker_vectors``).
         speaker_dim: of the speaker embedding.
+        speaker_vector_dim: of these vectors.
+        decoder: ``recurrent``, the published one, or ``convolutional``, ConvNeXt blocks over all frames at once.
         decoder_hidden: GRU width of one direction.
+        decoder_channels: width of the convolutional decoder.
+        decoder_blocks: of it.
         jitter: probability of the time jitter.
         likelihood: ``arelbo``, ``gaussian`` (trainable variance) or ``fixed``.
         likelihood_variance: where the variance of the last two starts (and stays).
@@ -31,13 +38,26 @@ class SpeechModelConfig:
     """
 
     channels: int = 768
+    speaker: str = "table"
     speaker_dim: int = 64
+    speaker_vector_dim: int = 192
+    decoder: str = "recurrent"
     decoder_hidden: int = 128
+    decoder_channels: int = 256
+    decoder_blocks: int = 6
     jitter: float = 0.5
     likelihood: str = "arelbo"
     likelihood_variance: float = 0.1
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     invariance: InvarianceConfig = field(default_factory=InvarianceConfig)
+
+    def __post_init__(self) -> None:
+        for name, legal in (("speaker", SPEAKERS), ("decoder", DECODERS)):
+            if getattr(self, name) not in legal:
+                raise ValueError(f"model.{name} must be one of {', '.join(legal)}, got {getattr(self, name)!r}")
+        for name in ("speaker_vector_dim", "decoder_channels", "decoder_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
 
 
 class SpeechOutput(NamedTuple):
@@ -105,7 +125,7 @@ class SpeechModel(nn.Module):
         dim = config.quantizer.dim
         self.encoder = ConvEncoder(n_mels, config.channels, dim + self.quantizer.log_var_channels)
         self.jitter = TimeJitter(config.jitter)
-        self.decoder = RecurrentDecoder(dim, num_speakers, config.speaker_dim, config.decoder_hidden, n_mels)
+        self.decoder = _build_decoder(config, n_mels, num_speakers)
         self.likelihood = build_likelihood(config.likelihood, config.likelihood_variance)
         # after all others, whose weights are then drawn as without
         invariance = config.invariance
@@ -143,7 +163,7 @@ class SpeechModel(nn.Module):
 
         Args:
             mel: (B, n_mels, T) float32.
-            speaker: (B,) int64.
+            speaker: (B,) int64; or (B, V) floating point for a model that is told voices by vectors.
             lengths: (B,) int64 real frames; None when all are.
             temperature: of the quantizer's relaxation.
             sample: see :class:`sqvae_speech.quantization.Quantizer`.
@@ -232,7 +252,7 @@ class SpeechModel(nn.Module):
 
         Args:
             indices: (B, U) int64; (B, U, n) of several codebooks, of which a residual quantizer takes the first n.
-            speaker: (B,) int64.
+            speaker: see ``forward``.
             lengths: (B,) int64 real units; None when all are.
 
         Returns:
@@ -264,3 +284,17 @@ class SpeechModel(nn.Module):
         dim = self.config.quantizer.dim
         mask = None if unit_lengths is None else length_mask(unit_lengths, head.shape[1])
         return head[..., :dim], log_var_for(self.quantizer, head[..., dim:], mask)
+
+
+def _build_decoder(config: SpeechModelConfig, n_mels: int, num_speakers: int) -> nn.Module:
+    voices: nn.Module
+    if config.speaker == "vector":
+        voices = SpeakerVectors(num_speakers, config.speaker_vector_dim, config.speaker_dim)
+    else:
+        voices = nn.Embedding(num_speakers, config.speaker_dim)
+    dim = config.quantizer.dim
+    if config.decoder == "convolutional":
+        return ConvolutionalDecoder(
+            dim, voices, config.speaker_dim, config.decoder_channels, config.decoder_blocks, n_mels
+        )
+    return RecurrentDecoder(dim, voices, config.speaker_dim, config.decoder_hidden, n_mels)

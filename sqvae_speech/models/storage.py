@@ -78,6 +78,11 @@ class StoredModel:
         """Where the facts come from, for messages."""
         return str(self.directory / CONFIG_NAME)
 
+    @property
+    def kind(self) -> str:
+        """Of model."""
+        return str(self["format"]).removeprefix(FORMAT_PREFIX)
+
     def __getitem__(self, name: str) -> Any:
         if name not in self.facts:
             raise UserError(f"{self.source} is damaged or not ours (it has no {name!r}): take another checkpoint")
@@ -113,18 +118,25 @@ def open_model(path: str | Path, kind: str) -> StoredModel:
     Raises:
         UserError: nothing there, a damaged file, a model of another kind.
     """
-    directory = find_model(Path(path))
+    stored = _open(find_model(Path(path)))
+    if stored.kind != kind:
+        raise UserError(f"{stored.directory} holds a model of kind {stored.kind!r}, this needs one of kind {kind!r}")
+    return stored
+
+
+def kind_of_model(path: str | Path) -> str:
+    """The kind of a trained model: ``speech``, ``vocoder``, ... Arguments and errors as :func:`open_model`."""
+    return _open(find_model(Path(path))).kind
+
+
+def _open(directory: Path) -> StoredModel:
     try:
         facts = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{directory / CONFIG_NAME} is damaged or not ours ({error!r}): take another checkpoint"
         ) from error
-    stored = StoredModel(directory, facts if isinstance(facts, dict) else {})
-    found = str(stored["format"]).removeprefix(FORMAT_PREFIX)
-    if found != kind:
-        raise UserError(f"{directory} holds a model of kind {found!r}, this needs one of kind {kind!r}")
-    return stored
+    return StoredModel(directory, facts if isinstance(facts, dict) else {})
 
 
 def find_model(path: Path) -> Path:

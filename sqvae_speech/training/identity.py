@@ -9,8 +9,8 @@ from sqvae_speech.config import flatten
 # By the last part of a key: length, intervals, what is kept, drawn and reported, where the data lie.
 # `training_identity` in recipes/speech.sh has the same list.
 FREE = re.compile(
-    r"num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|cache_gb|download_[a-z]+"
-    r"|trackers|tracker_project|collapse_[a-z]+"
+    r"num_steps|num_workers|[a-z]+_interval|keep_[a-z]+|num_plots|train|valid|[a-z]+_recordings|cache_gb"
+    r"|download_[a-z]+|trackers|tracker_project|collapse_[a-z]+"
 )
 
 

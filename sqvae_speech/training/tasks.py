@@ -12,7 +12,9 @@ from sqvae_speech.training.task import Task
 TASKS = {
     "speech": ("sqvae_speech.training.speech", "SpeechTask"),
     "image": ("sqvae_speech.training.image", "ImageTask"),
+    "vocoder": ("sqvae_speech.training.vocoder", "VocoderTask"),
     "unit_lm": ("sqvae_speech.training.unit_lm", "UnitLmTask"),
+    "text_to_units": ("sqvae_speech.training.text_to_units", "TextToUnitsTask"),
 }
 
 

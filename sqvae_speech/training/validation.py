@@ -27,10 +27,16 @@ def over_processes(
     totals: dict[str, float], statistics: CodebookStatistics, world_size: int, device: torch.device
 ) -> dict[str, float]:
     """``totals`` summed over the processes, as are the counts of ``statistics``."""
+    if world_size > 1:
+        statistics.counts = statistics.counts.to(device)
+        statistics.synchronize()
+    return sum_over_processes(totals, world_size, device)
+
+
+def sum_over_processes(totals: dict[str, float], world_size: int, device: torch.device) -> dict[str, float]:
+    """``totals`` summed over the processes, all of which have the same names."""
     if world_size == 1:
         return totals
     summed = torch.tensor(list(totals.values()), dtype=torch.float64, device=device)
     torch.distributed.all_reduce(summed)
-    statistics.counts = statistics.counts.to(device)
-    statistics.synchronize()
     return dict(zip(totals, summed.tolist(), strict=True))

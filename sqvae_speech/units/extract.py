@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from sqvae_speech.audio.sources import array_source
 from sqvae_speech.data.index import Entry, ShardIndex
 from sqvae_speech.data.reader import ShardReader, UtteranceMel
+from sqvae_speech.data.shard_recordings import ShardRecordings
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.streaming import Reader, read_indices
 from sqvae_speech.units.batches import MelBatch, in_order
@@ -20,7 +22,6 @@ from sqvae_speech.units.formats import check_fits, write_format
 from sqvae_speech.units.forms.table import PARQUET, file_of, format_of
 from sqvae_speech.units.parts import PART_FRAMES, PartUnits, Processes, divide, encode_in_parts
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
-from sqvae_speech.units.shard_recordings import ShardRecordings
 from sqvae_speech.units.soft import SoftUnits, read_codes_and_latents, soft_columns, split_codes_and_latents
 from sqvae_speech.units.store import UnitStoreMeta, read_units
 
@@ -168,7 +169,7 @@ def encode_shards(
     index = ShardIndex.load(Path(shards))
     bundle.mel_spec.require_same(index.mel_spec, "the checkpoint", f"the shards of {shards}")
     reader = ShardReader(index)
-    wavs = None if f0 is None else ShardRecordings(index, recordings, allow_pipes)
+    wavs = None if f0 is None else _recordings(index, recordings, allow_pipes)
 
     def encode(entries: Iterable[Entry]) -> PartUnits:
         units = extract_units(bundle, map(reader.utterance, entries), max_frames=max_frames, soft=soft, device=device)
@@ -176,7 +177,9 @@ def encode_shards(
 
     def finished(one: UtteranceUnits) -> UtteranceUnits:
         if f0 is not None and wavs is not None:
-            source = wavs.source(one)
+            assert one.num_samples is not None  # as of every utterance in shards
+            wav = wavs.wav(one.utterance_id, one.num_samples)
+            source = array_source(wav, bundle.mel_spec.sample_rate, one.utterance_id)
             one = replace(one, f0=f0_of_units(source, bundle.mel_spec, bundle.model, one.num_units, f0))
         return deduplicate(one) if deduplicated else one
 
@@ -194,6 +197,14 @@ def encode_shards(
         progress=progress,
     )
     return [Path(output), *export(output, formats, codebook=codebook)] if joined else []
+
+
+def _recordings(index: ShardIndex, data_dir: str | os.PathLike | None, allow_pipes: bool) -> ShardRecordings:
+    if data_dir is None:
+        raise UserError(
+            "--f0 with --shards needs --recordings, the data directory they were made from: mels have none"
+        )
+    return ShardRecordings(index, data_dir, allow_pipes)
 
 
 def check_forms(formats: Sequence[str], meta: UnitStoreMeta, codebook: int | None) -> None:

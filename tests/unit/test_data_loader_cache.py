@@ -38,7 +38,7 @@ def test_the_file_holds_all_frames_of_all_utterances_in_order(index):
     expected = np.concatenate([mel.T for mel in mels_of(index).values()])
     assert stored.shape == (index.num_frames, 80)
     assert np.array_equal(stored.astype(np.float32), expected)
-    description = json.loads(frames_file(index).with_suffix(".json").read_text())
+    description = json.loads(Path(f"{frames_file(index)}.json").read_text())
     assert description["fingerprint"] == index.fingerprint
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_file_is_remade(index, damage):
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-80])
     else:
-        path.with_suffix(".json").write_text("{")
+        Path(f"{path}.json").write_text("{")
     assert_same(take(crops(index, cache_bytes=0), 12), take(crops(index), 12))
     assert path.stat().st_size == index.num_frames * 80 * np.dtype(index.dtype).itemsize
 

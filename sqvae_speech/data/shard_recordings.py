@@ -1,14 +1,14 @@
-"""The wavs behind shards, for what their mels do not tell."""
+"""The recordings behind shards, for what their mels do not tell."""
 
 import os
 from pathlib import Path
 
-from sqvae_speech.audio.sources import WavSource, array_source
+import numpy as np
+
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir
 from sqvae_speech.data.recordings import read_utterance
 from sqvae_speech.errors import UserError
-from sqvae_speech.units.sequences import UtteranceUnits
 
 
 class ShardRecordings:
@@ -23,11 +23,7 @@ class ShardRecordings:
         UserError: no data directory, or one without some of the utterances.
     """
 
-    def __init__(self, index: ShardIndex, data_dir: str | os.PathLike | None, allow_pipes: bool):
-        if data_dir is None:
-            raise UserError(
-                "--f0 with --shards needs --recordings, the data directory they were made from: mels have none"
-            )
+    def __init__(self, index: ShardIndex, data_dir: str | os.PathLike, allow_pipes: bool = False):
         self._index = index
         self._utterances = {one.utterance_id: one for one in DataDir.read(Path(data_dir), allow_pipes).utterances}
         missing = next((e.utterance_id for e in index.entries() if e.utterance_id not in self._utterances), None)
@@ -36,15 +32,26 @@ class ShardRecordings:
                 f"{data_dir} has no utterance {missing!r}; give the data directory the shards were made from"
             )
 
-    def source(self, units: UtteranceUnits) -> WavSource:
-        """The wav of an utterance at the rate of its mel. :class:`UserError` when it has another length."""
+    def wav(self, utterance_id: str, num_samples: int) -> np.ndarray:
+        """The wav of an utterance at the rate of its mel.
+
+        Args:
+            utterance_id: of the shards.
+            num_samples: that its features were computed from, as the shards say.
+
+        Returns:
+            (num_samples,) float32.
+
+        Raises:
+            UserError: another length, or a recording that cannot be read.
+        """
         spec, front_end = self._index.mel_spec, self._index.front_end
-        utterance = self._utterances[units.utterance_id]
+        utterance = self._utterances[utterance_id]
         wav, rate = read_utterance(utterance, front_end.channel)
         prepared = front_end.prepare(wav, rate, spec.sample_rate, utterance.wav).wav
-        if len(prepared) != units.num_samples:
+        if len(prepared) != num_samples:
             raise UserError(
-                f"{utterance.wav} makes {len(prepared)} samples, and the shards were made from {units.num_samples}: "
-                "not the recording of then"
+                f"{utterance.wav} makes {len(prepared)} samples, and the shards were made from {num_samples}: not "
+                "the recording of then"
             )
-        return array_source(prepared, spec.sample_rate, units.utterance_id)
+        return prepared
