@@ -46,7 +46,7 @@ def _page_parser() -> ArgumentParser:
     options = ArgumentParser(
         prog="sqvae-speech sweep page",
         description="Fill results of sweeps into a Markdown template, so that no number of a page is typed. Places: "
-        "{{table SWEEP}}, {{value SWEEP | RUN | COLUMN}}, {{less SWEEP | RUN | COLUMN | REFERENCE}}, {{fact NAME}}.",
+        "{{table SWEEP}}, {{value SWEEP | RUN | COLUMN}}, {{change SWEEP | RUN | COLUMN | REFERENCE}}, {{fact NAME}}.",
     )
     options.add_argument("template", type=Path, metavar="TEMPLATE.md", help="with places to be filled in")
     options.add_argument(

@@ -206,6 +206,14 @@ def test_settings_that_cannot_be(values, message):
         from_dict(SpeechModelConfig, {"invariance": values})
 
 
+def test_an_adversary_needs_to_know_who_speaks():
+    with pytest.raises(
+        UserError, match=r"adversary tells the speakers of a table apart, but model\.speaker is 'vector'"
+    ):
+        from_dict(SpeechModelConfig, {"speaker": "vector", "invariance": {"adversary": 1.0}})
+    assert from_dict(SpeechModelConfig, {"speaker": "vector", "invariance": {"warp": 0.1}}).invariance.warp == 0.1
+
+
 def test_settings_that_a_model_cannot_have():
     for values in ({"warp": 1.0}, {"warp": -0.1}, {"equalizer": -1.0}):
         with pytest.raises(ValueError, match="must be at least 0"):
