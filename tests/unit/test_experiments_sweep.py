@@ -468,7 +468,8 @@ def test_the_sweeps_of_mini_are_whole():
     # what is shipped is what was found, and the general configuration is the same
     found = [trial for trial in trials_of(conf / "phonetic.yaml") if trial.group == "K-64-voices-adversary"]
     shipped = evidence["train_phonetic"].config["model"]
-    assert found and all(trial.config["model"] == shipped for trial in found)
+    assert found
+    assert all(trial.config["model"] == shipped for trial in found)
     general = load_config(SpeechTrainConfig, ROOT / "recipes" / "conf" / "speech_phonetic.yaml").model
     assert to_dict(general.invariance) == shipped["invariance"]
     assert general.quantizer.codebook_size == shipped["quantizer"]["codebook_size"]
