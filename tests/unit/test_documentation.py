@@ -83,7 +83,7 @@ def vocoders(folder) -> dict:
 
 
 # page -> what it needs besides the world: prepares files, gives names
-PREPARE = {"README.md": lambda folder: {"torch": torch}, "images.md": images, "vocoders.md": vocoders}
+PREPARE = {"images.md": images, "vocoders.md": vocoders}
 
 
 def pages_with(language: str, without: Collection[str] = ()) -> list:
