@@ -99,6 +99,7 @@ fi
 
 # ---- where everything is
 
+write_report
 print_places << END
 data-directories $data_dir
 shards $dump_dir
@@ -108,6 +109,7 @@ codes $exp_dir/units
 scores $exp_dir/scores
 prior $exp_dir/prior
 samples $exp_dir/prior/samples
+report $exp_dir/report.html
 END
 print_table "$exp_dir/scores/scores.md"
 if runs 5; then print_table "$exp_dir/prior/scores.md"; fi

@@ -28,6 +28,7 @@ lm_args=""
 num_samples=8
 download=false
 force=false
+report=true
 help=false
 overrides=()
 
@@ -38,6 +39,7 @@ print_common_help() { # the options that all pipelines have, for the middle of a
   --stage N             first stage ($stage)
   --stop-stage N        last stage ($stop_stage)
   --force               do the stages again even if they are done; training begins anew
+  --no-report           leave out the page about the experiment at the end
   --corpus PATH         the corpus, for stage 0 (${corpus:-${make_corpus:+made by the recipe}})
   --download            fetch the corpus first, unless it is there, to PATH (default: <work dir>/downloads/<name>)
   --corpus-name NAME    what 'sqvae-speech prepare' calls it (${corpus_name})
@@ -71,6 +73,7 @@ parse_options() {
         case $option in
             -h | --help) help=true; continue ;;
             --force) force=true; continue ;;
+            --no-report) report=false; continue ;;
             --download) download=true; continue ;;
             --embedded) embedded=true; continue ;;
             --*=*) value=${option#*=} option=${option%%=*} ;;
@@ -411,6 +414,24 @@ sample_lm() {
 }
 
 # ---- the end
+
+# write_report [FUNCTION]: a page about the experiment, again only when what it shows has changed; FUNCTION makes what it
+# shows besides the work of the stages. It fails no recipe.
+write_report() {
+    local marker="$exp_dir/.stages/report" shown
+    if ! $report || ! [ -e "$exp_dir/checkpoints/latest" ]; then return 0; fi
+    shown="version $version
+$(checkpoint_files "$exp_dir" | contents)
+$(lines "$exp_dir"/{status.json,scores/scores.json,evaluation.json,wav/log.jsonl,prior/samples/samples.png} | contents)"
+    if [ -e "$exp_dir/report.html" ] && [ "$(cat "$marker" 2> /dev/null)" = "$shown" ]; then return 0; fi
+    mkdir -p "$log_dir" "$(dirname "$marker")"
+    say "writing the report (log: $log_dir/report.log)"
+    if { ${1:-true} && sqvae report "$exp_dir"; } > "$log_dir/report.log" 2>&1; then
+        lines "$shown" > "$marker"
+    else
+        warn "the report could not be written; log: $log_dir/report.log"
+    fi
+}
 
 # print_places: where everything is; lines 'what-it-is PATH' on standard input, those that are there.
 print_places() {

@@ -13,8 +13,11 @@ source "$root/recipes/pipeline.sh"
 mel_spec="sqvae16k"
 stop_stage=6
 target_speaker=""
+pairs=""
 num_conversions=12
 convert_args=""
+tts_config="$root/recipes/conf/text_to_units.yaml"
+tts_args=""
 vocoder="griffin_lim"
 vocoder_config="$root/recipes/conf/vocoder.yaml"
 vocoder_args=""
@@ -26,14 +29,15 @@ usage: ${SQVAE_RECIPE:-bash recipes/speech.sh} [options] [--section.key value ..
 
 stages:
   0 data directories   1 shards   2 training   3 units   4 scores   5 conversion   6 exports
-  7 language model over the units (only with --stop-stage 7)   8 vocoder (only with --stop-stage 8)
+  7 language model over the units   8 vocoder   9 text to units (only when asked for: --stop-stage 7, 8, 9)
 A stage that is done is done again only when its inputs or options changed.
 
 options (with what holds now):
 $(print_common_help)
   --mel-spec NAME       preset of the log-mel features ($mel_spec)
   --target-speaker NAME score and convert with this voice too, instead of a sample of all pairs of speakers
-  --num-conversions N   recordings to convert ($num_conversions)
+  --pairs FILE          convert what its lines say, SOURCE-UTTERANCE TARGET-SPEAKER, of the last split ($pairs)
+  --num-conversions N   recordings to convert, without --pairs ($num_conversions)
   --convert-args ARGS   further options of 'sqvae-speech convert' ($convert_args)
   --vocoder NAME        how converted log-mels become sound: griffin_lim, istft, istft:<dir of stage 8>, hub:... ($vocoder)
   --vocoder-config FILE configuration of the vocoder that stage 8 trains ($vocoder_config)
@@ -41,16 +45,21 @@ $(print_common_help)
   --vocoder-dir DIR     where it goes; it does not depend on the tokenizer (default: <work dir>/exp/vocoder_<mel spec>)
   --lm-config FILE      configuration of the language model ($lm_config)
   --lm-args ARGS        settings of it, such as '--training.num_steps 500 --model.dropout 0.3' ($lm_args)
-  --num-samples N       utterances to draw from it ($num_samples)
+  --num-samples N       utterances to draw from it, and to say of text ($num_samples)
+  --tts-config FILE     configuration of the text-to-units model ($tts_config)
+  --tts-args ARGS       settings of it, such as '--data.text characters' ($tts_args)
   --help                print this
 END
 }
 
-parse_options "--mel-spec --target-speaker --convert-args --vocoder --vocoder-config --vocoder-args --vocoder-dir" \
-    "--num-conversions" "$@"
-check_options 8
+parse_options "--mel-spec --target-speaker --pairs --convert-args --vocoder --vocoder-config --vocoder-args --vocoder-dir \
+    --tts-config --tts-args" "--num-conversions" "$@"
+check_options 9
 [ "$num_conversions" -ge 1 ] || bad_option "--num-conversions must be at least 1"
+[ -z "$pairs" ] || [ -f "$pairs" ] || bad_option "--pairs $pairs: no such file"
+pairs=${pairs:+$(absolute "$pairs")}
 set_folders "$mel_spec"
+tts_config=$(find_config "$tts_config")
 vocoder_config=$(find_config "$vocoder_config")
 vocoder_dir=$(absolute "${vocoder_dir:-$work_dir/exp/vocoder_$mel_spec}")
 
@@ -61,21 +70,39 @@ stage_shards() { write_shards wav.scp --mel-spec "$mel_spec" --resample; }
 stage_score() { score_splits ${target_speaker:+--target-speaker "$target_speaker"}; }
 
 stage_convert() {
-    local words=(--all-pairs)
-    if [ -n "$target_speaker" ]; then words=(--target-speaker "$target_speaker"); fi
+    local words=(--all-pairs --max "$num_conversions")
+    if [ -n "$target_speaker" ]; then words=(--target-speaker "$target_speaker" --max "$num_conversions"); fi
+    if [ -n "$pairs" ]; then words=(--pairs "$pairs"); fi
     # shellcheck disable=SC2086
-    sqvae convert --model "$exp_dir" --shards "$dump_dir/$(held_out | tail -n 1)" "${words[@]}" --max "$num_conversions" \
-        --vocoder "$vocoder" --output "$exp_dir/wav" $convert_args
+    sqvae convert --model "$exp_dir" --shards "$dump_dir/$(held_out | tail -n 1)" "${words[@]}" --vocoder "$vocoder" \
+        --output "$exp_dir/wav" $convert_args
+}
+
+units_of_splits() { # train first, whose letters make the dictionary
+    local split
+    for split in train dev test; do
+        if [ -e "$exp_dir/units/$split.parquet" ]; then echo "$split"; fi
+    done
 }
 
 stage_export() {
-    local form store
+    local form split stores=() data=()
+    if [ -d "$data_dir/train" ]; then data=(--data "$data_dir"); fi # else without the places of the recordings
+    for split in $(units_of_splits); do stores+=("$exp_dir/units/$split.parquet"); done
     for form in km gslm kaldi; do
         mkdir -p "$exp_dir/exports/$form"
-        for store in "$exp_dir"/units/*.parquet; do
-            sqvae units convert "$store" "$exp_dir/exports/$form/$(basename "$store" .parquet).$form"
+        for split in $(units_of_splits); do
+            sqvae units convert "$exp_dir/units/$split.parquet" "$exp_dir/exports/$form/$split.$form"
         done
     done
+    for form in espnet fairseq; do
+        sqvae units corpus "${stores[@]}" --to "$form" "${data[@]+"${data[@]}"}" --output "$exp_dir/exports/$form"
+    done
+}
+
+look_at_codebook() {
+    sqvae evaluate codebook --model "$exp_dir" --shards "$dump_dir/$(held_out | tail -n 1)" --max-utterances 200 \
+        --output "$exp_dir/codebook" --quiet
 }
 
 stage_lm() {
@@ -96,6 +123,20 @@ stage_vocoder() {
         --data.train_recordings "$data_dir/train" "${words[@]+"${words[@]}"}" $vocoder_args --exp-dir "$vocoder_dir"
     sqvae vocode --vocoder "istft:$vocoder_dir" --shards "$dump_dir/$(held_out | tail -n 1)" --max "$num_conversions" \
         --output "$vocoder_dir/wav"
+}
+
+stage_tts() {
+    local model="$exp_dir/text_to_units" units="$exp_dir/units" split words=() stores=() shards=() data=() num_machines=1
+    keep_training "$model" "$tts_inputs"
+    if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
+    # shellcheck disable=SC2086  # further settings are words
+    launch_training sqvae_speech.bin.train --config "$tts_config" --data.train "$units/train.parquet" \
+        "${words[@]+"${words[@]}"}" $tts_args --exp-dir "$model"
+    for split in $(held_out); do stores+=("$units/$split.parquet") shards+=("$dump_dir/$split"); done
+    for split in $(splits_in "$data_dir" ali); do data+=("$data_dir/$split"); done
+    sqvae evaluate text-to-units --model "$model" --train "$units/train.parquet" --units "${stores[@]}" \
+        --data "${data[@]+"${data[@]}"}" --tokenizer "$exp_dir" --shards "${shards[@]}" --output "$model/scores.json"
+    sqvae speak --like "${stores[-1]}" --max "$num_samples" --model "$model" --tokenizer "$exp_dir" --output "$model/samples"
 }
 
 # ---- the stages
@@ -130,7 +171,8 @@ if runs 5; then
     run_stage 5 conversion "$exp_dir/.stages/5" "$inputs
 target-speaker $target_speaker
 num-conversions $num_conversions
-vocoder $vocoder
+${pairs:+pairs $(echo "$pairs" | contents)
+}vocoder $vocoder
 convert-args $convert_args" stage_convert "$exp_dir/wav"
 fi
 
@@ -158,8 +200,21 @@ $(config_files "$vocoder_config" | contents)"
 num-conversions $num_conversions" stage_vocoder "+$vocoder_dir/checkpoints/latest" "+$vocoder_dir/wav"
 fi
 
+if runs 9; then
+    [ -f "$tts_config" ] || die "no configuration $tts_config"
+    [ -e "$exp_dir/units/train.parquet" ] || die "$exp_dir/units has no units of train; run stage 3 first (--stage 3)"
+    tts_inputs="version $version
+$(lines "$exp_dir"/units/*.parquet | contents)
+tts-args $tts_args
+$(config_files "$tts_config" | contents)"
+    run_stage 9 "text to units" "$exp_dir/.stages/9" "$tts_inputs
+num-samples $num_samples" stage_tts \
+        "+$exp_dir/text_to_units/checkpoints/latest" "+$exp_dir/text_to_units/"{scores.json,samples}
+fi
+
 # ---- where everything is
 
+write_report look_at_codebook
 print_places << END
 data-directories $data_dir
 shards $dump_dir
@@ -171,6 +226,9 @@ scores $exp_dir/scores
 converted-recordings $exp_dir/wav
 language-model $exp_dir/lm
 vocoder $vocoder_dir
+text-to-units $exp_dir/text_to_units
+report $exp_dir/report.html
 END
 print_table "$exp_dir/scores/scores.md"
 if runs 7; then print_table "$exp_dir/lm/scores.md"; fi
+if runs 9; then print_table "$exp_dir/text_to_units/scores.md"; fi

@@ -32,6 +32,7 @@ from sqvae_speech.units.convert_voice import speaker_index
 from sqvae_speech.units.extract import codes_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Voices = str | Sequence[str] | Tensor | np.ndarray
 BUNDLED = Path(__file__).parent / "pretrained" / "mini"
 
 
@@ -175,15 +176,16 @@ class SpeechTokenizer(SharedModel):
     def decode(
         self,
         units: Units | Tensor | np.ndarray,
-        speaker: str | Sequence[str],
+        speaker: Voices,
         *,
         vocoder: str | Vocoder = "griffin_lim",
     ) -> Speech:
-        """Say units in a voice that was seen in training.
+        """Say units in a voice.
 
         Args:
             units: of :meth:`encode`, or codes (B, N, T), or (N, T) of one utterance, integers.
-            speaker: one for all, or one for each.
+            speaker: seen in training: one for all, or one for each. Of a model that was told voices by vectors
+                (``model.speaker: vector``) also (V,) or (B, V) floating point, vectors of anybody.
             vocoder: how log-mels become sound: a name, or an object of the same ``mel_spec``.
 
         Raises:
@@ -200,13 +202,10 @@ class SpeechTokenizer(SharedModel):
         return Speech(wav, samples.to(wav.device), self.sample_rate)
 
     @torch.no_grad()
-    def decode_mel(self, units: Units | Tensor | np.ndarray, speaker: str | Sequence[str]) -> Mel:
+    def decode_mel(self, units: Units | Tensor | np.ndarray, speaker: Voices) -> Mel:
         """The log-mel of units in a voice, two frames a unit: for a vocoder of your own. Errors as :meth:`decode`."""
         codes, lengths = self._checked_codes(units)
-        names = [speaker] * len(codes) if isinstance(speaker, str) else list(speaker)
-        if len(names) != len(codes):
-            raise UserError(f"{len(names)} speakers for {len(codes)} utterances; give one for all, or one for each")
-        voices = torch.tensor([speaker_index(self.speakers, name) for name in names], device=self.device)
+        voices = self._voices(speaker, len(codes))
         indices = codes.transpose(1, 2) if self.bundle.model.quantizer.composed else codes[:, 0]
         mel = self.bundle.model.decode(indices, voices, lengths)
         return Mel(mel, SpeechModel.frames_per_unit * lengths)
@@ -214,15 +213,15 @@ class SpeechTokenizer(SharedModel):
     def convert(
         self,
         wav: WavLike,
-        speaker: str | Sequence[str],
+        speaker: Voices,
         sample_rate: int | None = None,
         *,
         channel: int | str | None = None,
         vocoder: str | Vocoder = "griffin_lim",
     ) -> Speech:
-        """Say what a wav says in another voice: any source, a voice seen in training. See encode and decode."""
-        for name in [speaker] if isinstance(speaker, str) else speaker:
-            speaker_index(self.speakers, name)
+        """Say what a wav says in another voice: any source, the voices of decode. See encode and decode."""
+        one = isinstance(speaker, str) or (isinstance(speaker, Tensor | np.ndarray) and speaker.ndim == 1)
+        self._voices(speaker, 1 if one else len(speaker))  # before work is done
         return self.decode(self.encode(wav, sample_rate, channel=channel), speaker, vocoder=vocoder)
 
     def export_onnx(self, path: str | os.PathLike[str]) -> list[Path]:
@@ -255,6 +254,25 @@ class SpeechTokenizer(SharedModel):
                 Only specs with ``peak`` or ``dynamic_range`` look at it.
         """
         return SpeechStream(self, UnitStream(self.network, self.logmel, sample_rate, level))
+
+    def _voices(self, speaker: Voices, number: int) -> Tensor:
+        """What the decoder is told of ``number`` voices: their places in its table, or vectors."""
+        if isinstance(speaker, Tensor | np.ndarray):
+            vectors = torch.as_tensor(speaker, device=self.device)
+            config = self.bundle.model.config
+            if config.speaker != "vector":
+                raise UserError("this model knows voices by name only; vectors are for one with model.speaker vector")
+            vectors = vectors.expand(number, -1) if vectors.dim() == 1 else vectors
+            if vectors.shape != (number, config.speaker_vector_dim) or not vectors.is_floating_point():
+                raise UserError(
+                    f"speaker vectors are {tuple(vectors.shape)} {vectors.dtype}; floating point "
+                    f"({config.speaker_vector_dim},) for all, or ({number}, {config.speaker_vector_dim}), are wanted"
+                )
+            return vectors
+        names = [speaker] * number if isinstance(speaker, str) else list(speaker)
+        if len(names) != number:
+            raise UserError(f"{len(names)} speakers for {number} utterances; give one for all, or one for each")
+        return torch.tensor([speaker_index(self.speakers, name) for name in names], device=self.device)
 
     def _checked_codes(self, units: Units | Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
         codes = units.codes if isinstance(units, Units) else torch.as_tensor(units)

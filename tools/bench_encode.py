@@ -29,6 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench_common import machine_facts, synchronizer, write_results
 
+from sqvae_speech.allocation import keep_freed_memory
 from sqvae_speech.audio.wav import read_wav, wav_info
 from sqvae_speech.models.exported import ExportedTokenizer
 from sqvae_speech.models.exporting import export_compiled, export_onnx
@@ -58,6 +59,8 @@ class Contender(NamedTuple):
 
 def main() -> int:
     args = parse_args()
+    if args.allocation == "kept":
+        keep_freed_memory()
     load = {"device": args.device, "dtype": "float32"}
     tokenizer = (
         SpeechTokenizer.from_pretrained(args.model, **load)
@@ -99,6 +102,12 @@ def parse_args() -> argparse.Namespace:
         default="wall",
         help="cpu: seconds of all threads together, for provisional figures of one thread on a busy machine",
     )
+    parser.add_argument(
+        "--allocation",
+        choices=("kept", "default"),
+        default="kept",
+        help="memory that is freed: kept, as `sqvae-speech encode` does, or as the C library has it",
+    )
     parser.add_argument("--exports", type=Path, help="folder for exported models, which are timed too")
     parser.add_argument(
         "--long", type=float, default=0.0, metavar="MINUTES", help="also encode one file of this length"
@@ -112,7 +121,7 @@ def command(args: argparse.Namespace) -> str:
     words = [f"--{name} DIR" for name in ("model", "wavs", "exports") if getattr(args, name) is not None]
     words += [f"--{name} {getattr(args, name):g}" for name in ("minutes", "batch", "rounds", "long")]
     threads = torch.get_num_threads()
-    words += [f"--{name} {getattr(args, name)}" for name in ("device", "clock")]
+    words += [f"--{name} {getattr(args, name)}" for name in ("device", "clock", "allocation")]
     return f"OMP_NUM_THREADS={threads} python tools/bench_encode.py {' '.join(words)}"
 
 
@@ -281,7 +290,10 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
 from bench_common import peak, resident
+from sqvae_speech.allocation import keep_freed_memory
 from sqvae_speech.tokenizer import SpeechTokenizer
+
+keep_freed_memory()
 
 tokenizer = SpeechTokenizer.from_pretrained(sys.argv[1])
 before, start = resident("VmRSS"), time.perf_counter()

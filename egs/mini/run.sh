@@ -15,5 +15,6 @@ exec bash "$here/../../recipes/speech.sh" \
     --config "$here/conf/train.yaml" \
     --mel-spec sqvae16k \
     --lm-config conf/unit_lm.yaml \
+    --tts-config conf/text_to_units.yaml \
     --vocoder-config conf/vocoder.yaml \
     "$@"

@@ -1,12 +1,13 @@
 """What is done to a recording before its features are computed: channel, trimming, rate, loudness."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sqvae_speech.audio.loudness import integrated_loudness
 from sqvae_speech.audio.wav import RESAMPLERS, resample
 from sqvae_speech.errors import UserError
 
@@ -16,7 +17,6 @@ SILENT_PEAK = 1e-4
 CLIPPED_LEVEL = 0.999
 CLIPPED_SAMPLES = 3
 TRIM_MARGIN = 0.1  # seconds kept before the first and after the last loud frame
-LOUDNESS_BLOCK = 0.4  # seconds over which ITU-R BS.1770-4 measures
 
 
 class SilentRecording(UserError):
@@ -112,7 +112,10 @@ class FrontEnd:
             wav = resample(wav, recording_rate, sample_rate, self.resample)
         gain = 0.0
         if self.loudness is not None:
-            gain = self.loudness - _integrated_loudness(wav, sample_rate, name)
+            loudness = integrated_loudness(wav, sample_rate)
+            if not np.isfinite(loudness):
+                raise SilentRecording(f"{name}: silent, its loudness is below -70 LUFS; leave it out")
+            gain = self.loudness - loudness
             wav = wav * np.float32(10.0 ** (gain / 20))
         return Prepared(wav, onset, offset, gain, clipped)
 
@@ -124,24 +127,3 @@ def _loud_part(wav: np.ndarray, sample_rate: int, decibel: float) -> tuple[int, 
     _, (first, last) = librosa.effects.trim(wav, top_db=decibel)
     margin = round(TRIM_MARGIN * sample_rate)
     return max(0, int(first) - margin), min(len(wav), int(last) + margin)
-
-
-def _integrated_loudness(wav: np.ndarray, sample_rate: int, name: str) -> float:
-    meter: Callable[..., Any] = _pyloudnorm().Meter
-    seconds = len(wav) / sample_rate
-    # a little less than the whole, which rounding may make longer than the utterance
-    block = LOUDNESS_BLOCK if seconds > LOUDNESS_BLOCK else 0.999 * seconds
-    loudness = float(meter(sample_rate, block_size=block).integrated_loudness(wav.astype(np.float64)))
-    if not np.isfinite(loudness):
-        raise SilentRecording(f"{name}: silent, its loudness is below -70 LUFS; leave it out")
-    return loudness
-
-
-def _pyloudnorm() -> Any:
-    try:
-        import pyloudnorm
-    except ImportError:
-        raise UserError(
-            "loudness normalisation needs the package pyloudnorm: pip install pyloudnorm, or leave out --loudness"
-        ) from None
-    return pyloudnorm

@@ -1,4 +1,8 @@
-"""Any speech to the voice of a speaker seen in training, as wav: ``sqvae-speech convert``."""
+"""Any speech to the voice of a speaker seen in training, as wav: ``sqvae-speech convert``.
+
+Each result is as loud as its source, and is checked: a wrong length, clipping, silence or NaN is reported and makes
+the exit code 1.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -18,6 +22,7 @@ def parser() -> ArgumentParser:
     target = options.add_mutually_exclusive_group(required=True)
     target.add_argument("--target-speaker", metavar="NAME", help="a speaker seen in training")
     target.add_argument("--all-pairs", action="store_true", help="to every trained speaker but the source's own")
+    target.add_argument("--pairs", metavar="FILE", help="as its lines say, SOURCE-UTTERANCE TARGET-SPEAKER")
     options.add_argument("--max", type=int, metavar="N", help="so many conversions, spread over pairs of speakers")
     options.add_argument("--output", required=True, metavar="DIR", help="for wavs, log-mel plots and log.jsonl")
     options.add_argument(
@@ -33,8 +38,11 @@ def parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert; prints what was written."""
-    args = parser().parse_args(argv)
+    """Convert; prints what was written. Returns 1 when a wav has a fault."""
+    options = parser()
+    args = options.parse_args(argv)
+    if args.pairs and args.max is not None:
+        options.error("--max is for --target-speaker and --all-pairs; --pairs says what to convert")
     from sqvae_speech.models.pretrained import load_speech_model
     from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.units import convert_files as files
@@ -57,8 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         store = read_format(args.units, codebook_size=bundle.model.codebook_size)
         require_units_of(bundle, store.meta, args.units)
         sources = files.unit_sources(store)
-    targets = list(bundle.speakers) if args.all_pairs else [args.target_speaker]
-    plan = files.plan_conversions(sources, targets, to_self=not args.all_pairs, maximum=args.max)
+    if args.pairs:
+        plan = files.read_pairs(args.pairs, sources, bundle.speakers)
+    else:
+        targets = list(bundle.speakers) if args.all_pairs else [args.target_speaker]
+        plan = files.plan_conversions(sources, targets, to_self=not args.all_pairs, maximum=args.max)
     if not plan:
         raise UserError("nothing to convert: no utterance has a speaker other than the only one trained")
     log = files.convert_files(
@@ -66,12 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan,
         load_vocoder(args.vocoder, bundle.mel_spec),
         args.output,
+        vocoder_name=args.vocoder,
         device=device,
         plots=not args.no_plots,
         progress=not args.quiet,
     )
     print(f"{len(log)} wavs, {sum(line['seconds'] for line in log):.1f} s, listed in {args.output}/log.jsonl")
-    return 0
+    faulty = [line["wav"] or line["utterance_id"] for line in log if line["faults"]]
+    if faulty:
+        print(f"error: {len(faulty)} of {len(log)} have faults: {', '.join(faulty)}", file=sys.stderr)
+    return 1 if faulty else 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from sqvae_speech.allocation import keep_freed_memory
 from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
 
@@ -92,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error(f"{wanted} is a column of a store: give --output")
     if args.recordings and not (args.shards and args.f0):
         options.error("--recordings is for --f0 with --shards")
+    keep_freed_memory()
     if args.stream:
         return encode_stream(args)
     if args.wavs:

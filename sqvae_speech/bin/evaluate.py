@@ -3,8 +3,9 @@
 ABX, unit to phone, boundaries, probes and bitrate of a trained model, or with --features of a baseline, into one JSON
 file and a Markdown table. ABX needs the package fastabx (pip install 'sqvae_speech[abx]', Python 3.12 or newer).
 
-Three more words may follow `evaluate`, each with its own --help: `features` writes features as the ZeroSpeech and
-Libri-Light evaluations read them, `codebook` looks at a codebook from all sides, `table` sets results side by side.
+Five more words may follow `evaluate`, each with its own --help: `features` writes features as the ZeroSpeech and
+Libri-Light evaluations read them, `codebook` looks at a codebook from all sides, `voices` scores converted
+recordings, `text-to-units` compares what a model says of texts with recordings, `table` sets results side by side.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sqvae_speech.bin._cli import ArgumentParser, run
+from sqvae_speech.bin.evaluate_voices import main as voices
 from sqvae_speech.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def _codebook_parser() -> ArgumentParser:
     )
     _source_options(options)
     options.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+    options.add_argument("--max-utterances", type=int, metavar="N", help="look at N or fewer, spread over the set")
     options.add_argument("--codebook", type=int, default=0, metavar="N", help="which, if there are several")
     options.add_argument("--most-used", type=int, default=8, metavar="N", help="codes to draw and to make sound")
     return options
@@ -79,6 +82,26 @@ def _table_parser() -> ArgumentParser:
     )
     options.add_argument("files", nargs="+", metavar="FILE", help="JSON files of `evaluate`")
     options.add_argument("--output", metavar="FILE", help="write the table here too")
+    return options
+
+
+def _text_to_units_parser() -> ArgumentParser:
+    options = ArgumentParser(
+        prog="sqvae-speech evaluate text-to-units",
+        description="Units that a text-to-units model says of texts, against those of recordings and of a bigram.",
+    )
+    options.add_argument("--model", required=True, metavar="DIR", help="text-to-units run, checkpoint or export")
+    options.add_argument("--units", required=True, nargs="+", metavar="FILE", help="unit stores with texts")
+    options.add_argument("--train", required=True, metavar="FILE", help="the store that the model was trained on")
+    options.add_argument(
+        "--data", nargs="*", default=[], metavar="DIR", help="data directories, for their phones (ali)"
+    )
+    options.add_argument("--tokenizer", metavar="DIR", help="the speech model whose units they are, to compare sound")
+    options.add_argument("--shards", nargs="*", default=[], metavar="DIR", help="of the recordings, for --tokenizer")
+    options.add_argument("--output", required=True, metavar="FILE", help="JSON; a Markdown table goes beside it")
+    options.add_argument("--temperature", type=float, default=0.0, help="of the model's draws; 0 draws nothing")
+    options.add_argument("--seed", type=int, default=0, help="of all draws")
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
     return options
 
 
@@ -115,9 +138,15 @@ def _source_options(options: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Dispatch to ``features``, ``codebook`` or ``table``, or evaluate."""
+    """Dispatch to ``features``, ``codebook``, ``voices``, ``text-to-units`` or ``table``, or evaluate."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    actions = {"features": _features, "codebook": _codebook, "table": _table}
+    actions = {
+        "features": _features,
+        "codebook": _codebook,
+        "voices": voices,
+        "text-to-units": _text_to_units,
+        "table": _table,
+    }
     if arguments and arguments[0] in actions:
         return actions[arguments[0]](arguments[1:])
     return _evaluate(arguments)
@@ -130,7 +159,8 @@ def _evaluate(argv: Sequence[str]) -> int:
         options.error("--any-context is for --item; the phones of an alignment are compared both ways")
     from sqvae_speech.evaluation.abx import require_fastabx
     from sqvae_speech.evaluation.evidence import EvaluationOptions, evaluate
-    from sqvae_speech.evaluation.evidence_report import markdown, write_evidence
+    from sqvae_speech.evaluation.evidence_files import write_evidence
+    from sqvae_speech.evaluation.evidence_report import markdown
     from sqvae_speech.evaluation.items import read_items
     from sqvae_speech.units.batches import choose_device
 
@@ -183,12 +213,19 @@ def _codebook(argv: Sequence[str]) -> int:
     from sqvae_speech.evaluation.codebook_files import write_codebook_report
     from sqvae_speech.evaluation.codebook_report import codebook_report
 
+    if args.max_utterances is not None and args.max_utterances < 1:
+        options.error(f"--max-utterances {args.max_utterances}; 1 or more are legal")
     test, _ = sets(args)
+    if args.max_utterances is not None:
+        test = test.at_most(args.max_utterances)
     source = load_model(args, test)
     report = codebook_report(source, test, codebook=args.codebook)
     used = len(report.counts) - len(report.dead)
     print(f"{used} of {len(report.counts)} codes used, {len(report.dead)} dead")
-    for file in write_codebook_report(args.output, report, source, exp_dir=args.model, most_used=args.most_used):
+    files = write_codebook_report(
+        args.output, report, source, shards=test.shards, exp_dir=args.model, most_used=args.most_used
+    )
+    for file in files:
         print(file)
     return 0
 
@@ -204,6 +241,41 @@ def _table(argv: Sequence[str]) -> int:
     print(text)
     if args.output:
         write_text(Path(args.output), text)
+    return 0
+
+
+def _text_to_units(argv: Sequence[str]) -> int:
+    options = _text_to_units_parser()
+    args = options.parse_args(argv)
+    if (args.tokenizer is None) == bool(args.shards):
+        options.error("--tokenizer decodes units, --shards have what to compare it with: give both, or neither")
+    from pathlib import Path
+
+    from sqvae_speech.data.index import ShardIndex
+    from sqvae_speech.evaluation import text_to_units_scores as scoring
+    from sqvae_speech.evaluation.report_files import write_report
+    from sqvae_speech.models.pretrained import load_speech_model
+    from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
+    from sqvae_speech.units.batches import choose_device
+    from sqvae_speech.units.store import read_units
+
+    device = str(choose_device(args.device))
+    bundle = load_text_to_units(args.model, device)
+    decoding = None
+    if args.tokenizer is not None:
+        shards = [ShardIndex.load(Path(folder)) for folder in args.shards]
+        decoding = scoring.Decoding(load_speech_model(args.tokenizer, device), shards)
+    train, alignments = read_units(args.train), scoring.read_alignments(args.data)
+    splits = {
+        Path(path).stem: scoring.score_text_to_units(
+            bundle, read_units(path), train, alignments, decoding, temperature=args.temperature, seed=args.seed
+        )
+        for path in args.units
+    }
+    table = scoring.text_to_units_markdown(bundle, splits)
+    print(table)
+    for file in write_report(args.output, scoring.report(bundle, splits), table):
+        print(file)
     return 0
 
 

@@ -176,6 +176,7 @@ def _speak(args, tokenizer, store) -> None:
         list(zip(sources, voices, strict=True)),
         load_vocoder(args.vocoder, tokenizer.mel_spec),
         args.output,
+        vocoder_name=args.vocoder,
         device=next(tokenizer.model.parameters()).device,
         progress=False,
     )

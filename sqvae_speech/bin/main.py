@@ -26,8 +26,10 @@ VERBS = {
     "score": ("sqvae_speech.bin.score", "reconstruction and codebook scores of a model on shards"),
     "evaluate": (
         "sqvae_speech.bin.evaluate",
-        "what representations are worth: ABX, unit to phone, probes, bitrate; features and codebook of a model",
+        "what representations are worth (ABX, unit to phone, probes, bitrate), a codebook, converted voices",
     ),
+    "speak": ("sqvae_speech.bin.speak", "a text in the voice of a speaker, as wav, by a text-to-units model"),
+    "report": ("sqvae_speech.bin.report", "a run, or several side by side, as a web page of one file"),
     "vocode": ("sqvae_speech.bin.vocode", "log-mels of shards or recordings to wavs, by any vocoder"),
     "convert": ("sqvae_speech.bin.convert", "speech to the voice of another speaker, as wav"),
 }

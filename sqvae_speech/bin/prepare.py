@@ -28,6 +28,10 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "--test",
         {"help": "what the test split is made of: utterances, speakers, subsets, parallel, source, challenge"},
     ),
+    "test_speakers": (
+        "--test-speakers",
+        {"nargs": "+", "metavar": "NAME", "help": "test is all that these say, who are then not trained on"},
+    ),
     "train_list": ("--train-list", {"type": Path, "metavar": "FILE", "help": "train on the recordings listed there"}),
     "test_list": ("--test-list", {"type": Path, "metavar": "FILE", "help": "test on the recordings listed there"}),
     "fraction": ("--fraction", {"type": float, "help": "of each speaker or class, for dev and for test"}),

@@ -1,4 +1,7 @@
-"""Search over configurations: trains the trials of a sweep, here or as a SLURM array, and tabulates their scores."""
+"""Search over configurations: trains the trials of a sweep, here or as a SLURM array, and tabulates their scores.
+
+``sqvae-speech sweep page`` fills results into a Markdown template; it has its own --help.
+"""
 
 import argparse
 import sys
@@ -39,8 +42,48 @@ def parser() -> ArgumentParser:
     return options
 
 
+def _page_parser() -> ArgumentParser:
+    options = ArgumentParser(
+        prog="sqvae-speech sweep page",
+        description="Fill results of sweeps into a Markdown template, so that no number of a page is typed. "
+        "Places: {{table SWEEP}}, {{value SWEEP | RUN | COLUMN}}, {{change SWEEP | RUN | COLUMN | REFERENCE}}, "
+        "{{fact NAME}}.",
+    )
+    options.add_argument("template", type=Path, metavar="TEMPLATE.md", help="with places to be filled in")
+    options.add_argument(
+        "--results", nargs="+", default=[], metavar="SWEEP=DIR", help="the sweeps' folders or results.json"
+    )
+    options.add_argument("--facts", nargs="+", default=[], metavar="NAME=TEXT", help="what else the page says")
+    options.add_argument("--output", type=Path, required=True, metavar="FILE.md", help="the page to write")
+    return options
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the sweep; the exit code is 1 when a trial failed or diverged."""
+    """Run the sweep, or fill a page; the exit code is 1 when a trial failed or diverged, or only a reference did."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return _page(words[1:]) if words[:1] == ["page"] else _sweep(words)
+
+
+def _page(argv: Sequence[str]) -> int:
+    options = _page_parser()
+    args = options.parse_args(argv)
+    from sqvae_speech.data.files import read_text, write_text
+    from sqvae_speech.experiments.page import fill, read_results
+
+    given: dict[str, dict[str, str]] = {}
+    for option in ("results", "facts"):
+        pairs = [word.partition("=") for word in getattr(args, option)]
+        for name, equals, _ in pairs:
+            if not name or not equals:
+                options.error(f"--{option} takes NAME=VALUE, not {name!r}")
+        given[option] = {name: value for name, _, value in pairs}
+    sweeps = {name: read_results(path) for name, path in given["results"].items()}
+    write_text(args.output, fill(read_text(args.template), sweeps, given["facts"]))
+    print(args.output)
+    return 0
+
+
+def _sweep(argv: Sequence[str]) -> int:
     options = parser()
     args, overrides = options.parse_known_args(argv)
     if not args.slurm and (args.slurm_option or args.no_submit or args.max_parallel):
@@ -66,19 +109,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.results_only:
         chosen = [trial for trial in trials if not args.trial or trial.name in args.trial]
         runner = Sweep(config, chosen, args.output)
-        runner.run(retry=args.retry)
+        runner.run(retry=args.retry, references=not args.trial)
         stopped_by = runner.stopped_by
     else:
         stopped_by = 0
     outcomes = sweep.outcomes()
-    files = write_results(config, outcomes, args.output)
+    files = write_results(config, outcomes, args.output, sweep.references())
     print(files[0].read_text(encoding="utf-8"))
     for file in files:
         print(file)
     if stopped_by:
         return 128 + stopped_by
     looked_at = [outcome for outcome in outcomes if not args.trial or outcome.trial.name in args.trial]
-    return int(any(outcome.state in (State.FAILED, State.DIVERGED) for outcome in looked_at))
+    failed = any(outcome.state in (State.FAILED, State.DIVERGED) for outcome in looked_at)
+    # those of a whole sweep; a part of it scores none
+    unscored = not args.trial and all(outcome.state == State.DONE for outcome in outcomes)
+    return int(failed or (unscored and not all(reference.file.is_file() for reference in sweep.references())))
 
 
 def _submit(args: argparse.Namespace, overrides: Sequence[str], sweep: "Sweep") -> int:

@@ -1,4 +1,4 @@
-"""Convert, summarise, show and compare files of units: ``sqvae-speech units``."""
+"""Convert, lay out, summarise, show and compare files of units: ``sqvae-speech units``."""
 
 import argparse
 import json
@@ -39,6 +39,18 @@ def parser() -> ArgumentParser:
     convert.add_argument(
         "--data-dir", metavar="DIR", help="recordings, for forms that name them: fairseq's manifest, pGSLM, npy"
     )
+
+    corpus = verbs.add_parser(
+        "corpus",
+        description="A corpus as ESPnet or fairseq lay it out: units, texts, durations, speakers, dictionaries.",
+        help="splits to a folder that ESPnet or fairseq can train on",
+    )
+    corpus.add_argument(
+        "stores", nargs="+", metavar="FILE", help="unit stores, one a split, which they are named after"
+    )
+    corpus.add_argument("--to", required=True, metavar="FORM", help="espnet or fairseq")
+    corpus.add_argument("--output", required=True, metavar="DIR", help="the folder, new or empty")
+    corpus.add_argument("--data", metavar="DIR", help="with a data directory a split, where the recordings are")
 
     stats = verbs.add_parser(
         "stats", description="How the units are used.", help="perplexity, usage, bitrate, durations"
@@ -89,8 +101,10 @@ def _table_of_forms() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Dispatch to ``convert``, ``stats``, ``show`` or ``diff``."""
+    """Dispatch to ``convert``, ``corpus``, ``stats``, ``show`` or ``diff``."""
     args = parser().parse_args(argv)
+    if args.verb == "corpus":
+        return _corpus(args)
     if args.verb == "diff":
         try:
             return _diff(args)
@@ -132,6 +146,18 @@ def _convert(args: argparse.Namespace, source: "UnitSource") -> int:
     files = write_format(args.output, source, args.to, codebook=args.codebook, key=args.key, data_dir=args.data_dir)
     for file in files:
         print(file)
+    return 0
+
+
+def _corpus(args: argparse.Namespace) -> int:
+    from sqvae_speech.units.corpora import write_corpus
+    from sqvae_speech.units.store import read_units
+
+    stores = {Path(path).stem: read_units(path) for path in args.stores}
+    if len(stores) < len(args.stores):
+        raise UserError("two stores of one name would be one split; rename one")
+    data_dirs = {split: Path(args.data) / split for split in stores} if args.data is not None else {}
+    print(write_corpus(args.to, stores, args.output, data_dirs))
     return 0
 
 

@@ -1,11 +1,9 @@
 """Running tasks on Dask: a cluster on this machine, one that runs already, or SLURM jobs; one way through for all."""
 
 import contextlib
-import ctypes
 import itertools
 import logging
 import os
-import platform
 import queue
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -22,7 +20,6 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _PATIENCE = 60.0  # seconds without a finished task after which somebody looks whether there are workers
 # Tasks handed to the scheduler for each worker: enough that none waits, few enough that a million need no memory.
 _AHEAD = 3
@@ -194,18 +191,6 @@ def _client(cluster: ClusterConfig) -> Iterator["Client"]:
             client = stack.enter_context(distributed.Client(started))
             client.wait_for_workers(1)
         yield client
-
-
-def keep_freed_memory() -> None:
-    """Undo what Dask does to the allocator of its worker processes.
-
-    With MALLOC_TRIM_THRESHOLD_=65536, which it starts them with, every buffer of some hundred kilobytes is given back
-    to the system and cleared by it again: features took 2.5 times as long.
-    """
-    if "MALLOC_TRIM_THRESHOLD_" in os.environ and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 28)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the most that glibc allows
 
 
 def _local(cluster: ClusterConfig) -> Any:

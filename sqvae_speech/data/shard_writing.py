@@ -19,7 +19,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from sqvae_speech.data.cluster import ClusterConfig, keep_freed_memory, run_tasks
+from sqvae_speech.allocation import keep_freed_memory
+from sqvae_speech.data.cluster import ClusterConfig, run_tasks
 from sqvae_speech.data.files import whole_file, write_text
 from sqvae_speech.data.shard_folder import INDEX_NAME, Bad, ShardFile, ShardFolder, file_sha256, read_json
 from sqvae_speech.errors import UserError
@@ -112,7 +113,7 @@ def write_shard(task: ShardTask) -> ShardSummary:
     """Write a shard and its sidecar. Runs in a worker; examples that cannot be used are listed, not raised."""
     import torch
 
-    keep_freed_memory()
+    keep_freed_memory(whatever_is_set=True)
     # one thread, whatever the number of workers: the order of sums, and so the bytes, must not depend on it
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +61,22 @@ def write_codebook_report(
     report: CodebookReport,
     source: ModelSource,
     *,
+    shards: Sequence[str | os.PathLike] = (),
     exp_dir: str | os.PathLike | None = None,
     most_used: int = 8,
 ) -> list[Path]:
-    """Write ``codebook.json``, plots, and mean mels and sounds of the codes used most; returns the files."""
+    """Write ``codebook.json``, plots, and mean mels and sounds of the codes used most; returns the files.
+
+    Args:
+        folder: to write to.
+        report: of the codebook.
+        source: the model.
+        shards: that it was looked at on, to be written down.
+        exp_dir: of the run, for the use of the codes over time.
+        most_used: codes to draw and to make sound.
+    """
     folder = Path(folder)
-    values = {"source": source.description, **report.to_dict()}
+    values = {"source": source.description, "shards": [str(one) for one in shards], **report.to_dict()}
     write_text(folder / "codebook.json", json.dumps(values, ensure_ascii=False) + "\n")
     files = [folder / "codebook.json", plot_code_histogram(folder / "frequency.png", report.counts)]
     used = report.counts > 0

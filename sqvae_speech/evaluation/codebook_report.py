@@ -1,6 +1,6 @@
 """A codebook looked at from all sides: what is used, how surely, for which phones, and what lies near what."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +105,8 @@ def codebook_report(
 
     Args:
         source: the model.
-        utterances: of its MelSpec; with ``ali`` for phones. They are held in memory.
+        utterances: of its MelSpec; with ``ali`` for phones. They are gone through twice, a batch in memory at a time;
+            those of an iterator are held.
         codebook: which of several.
         num_neighbours: M, at most K - 1.
         context: mel frames to each side of a code's own in its mean mel; where a mel ends, its last frame goes on.
@@ -119,18 +120,21 @@ def codebook_report(
             f"--codebook {codebook}; the model has {source.num_codebooks}: 0 to {source.num_codebooks - 1}"
         )
     size = model.codebook_size
-    mels = {utterance.utterance_id: utterance for utterance in utterances}
-    sequences = list(source.frames(mels.values(), ["posterior"]))
-    if not sequences:
-        raise UserError("no utterance is long enough for a unit; nothing to report")
-    phones = phone_table(sequences)
+    if iter(utterances) is utterances:
+        utterances = list(utterances)
+    read: dict[str, np.ndarray] = {}  # mels of utterances that are being encoded
+
+    def reading() -> Iterator[UtteranceMel]:
+        for utterance in utterances:
+            read[utterance.utterance_id] = utterance.mel
+            yield utterance
 
     counts = np.zeros(size, dtype=np.int64)
     entropy = np.zeros(size)
     histogram = np.zeros(ENTROPY_BINS, dtype=np.int64)
-    phone_counts = np.zeros((size, len(phones)), dtype=np.int64)
+    by_phone: dict[str, np.ndarray] = {}
     sums = np.zeros((size, source.bundle.mel_spec.n_mels, model.frames_per_unit + 2 * context))
-    for sequence in sequences:
+    for sequence in source.frames(reading(), ["posterior"]):
         codes = _codes(sequence, codebook)
         posterior = sequence.kind("posterior").astype(np.float64).reshape(len(codes), source.num_codebooks, size)
         own = torch.special.entr(torch.from_numpy(posterior[:, codebook] * source.num_codebooks)).sum(dim=1).numpy()
@@ -138,12 +142,18 @@ def codebook_report(
         np.add.at(entropy, codes, own)
         # rounding may carry it beyond either end
         histogram += np.histogram(own.clip(0.0, np.log(size)), bins=ENTROPY_BINS, range=(0.0, np.log(size)))[0]
-        labels = sequence.phone_numbers(phones)
-        np.add.at(phone_counts, (codes[labels >= 0], labels[labels >= 0]), 1)
-        mel = mels[sequence.utterance_id].mel
+        own_phones = phone_table([sequence])
+        labels = sequence.phone_numbers(own_phones)
+        for phone, number in own_phones.items():
+            uses = np.bincount(codes[labels == number], minlength=size)
+            by_phone[phone] = by_phone.get(phone, 0) + uses
+        mel = read.pop(sequence.utterance_id)
         first = model.first_frame + model.frames_per_unit * np.arange(len(codes)) - context
         places = (first[:, None] + np.arange(sums.shape[2])).clip(0, mel.shape[1] - 1)
         np.add.at(sums, codes, mel[:, places].transpose(1, 0, 2))
+    if not counts.any():
+        raise UserError("no utterance is long enough for a unit; nothing to report")
+    phones = sorted(by_phone)
     with np.errstate(invalid="ignore", divide="ignore"):
         entropy, means = entropy / counts, (sums / counts[:, None, None]).astype(np.float32)
 
@@ -154,11 +164,11 @@ def codebook_report(
         counts=counts,
         posterior_entropy=entropy,
         entropy_histogram=histogram,
-        scale=_scale(source, mels.values()),
+        scale=_scale(source, utterances),
         positions=positions,
         explained=explained,
         phones=tuple(phones),
-        phone_counts=phone_counts,
+        phone_counts=np.stack([by_phone[phone] for phone in phones], axis=1) if phones else np.zeros((size, 0), int),
         neighbours=neighbours,
         distances=distances,
         mean_mels=means,

@@ -8,10 +8,6 @@ from typing import Any
 
 from sqvae_speech.data.files import read_text
 from sqvae_speech.errors import UserError
-from sqvae_speech.evaluation.evidence import Evidence
-from sqvae_speech.evaluation.report_files import write_report
-from sqvae_speech.evaluation.unit_phone import by_dominant_phone
-from sqvae_speech.plots import plot_confusion
 
 _SPANS = {"phone": "phone", "triphone": "triphone", "word": "word", "item": "items"}
 _CONDITIONS = {
@@ -20,13 +16,13 @@ _CONDITIONS = {
     "within_any": "within speaker, any context",
     "across_any": "across speakers, any context",
 }
-_REPRESENTATION_NOTE = (
+REPRESENTATION_NOTE = (
     "ABX: error in %, 50 is chance, with the number of triplets where they are fewer than 1000; same context: "
     "between the same neighbours. bit/s: frames a second times the entropy of different frames (ZeroSpeech 2019). "
     "Probes: accuracy of a linear classifier in %, and that of always naming the most frequent label; speakers are "
     "told apart on utterances that were not trained on, phones and words on speakers that were not."
 )
-_UNIT_NOTE = (
+UNIT_NOTE = (
     "PNMI: share of the uncertainty about the phone that the unit takes away. Purities: accuracy of the most "
     "frequent phone of each unit, and of the most frequent unit of each phone. Boundaries: where units change, "
     "against where phones do. Bits given the unit before, and the two before: by the frequencies of this set, too "
@@ -37,9 +33,28 @@ Column = tuple[str, Callable[[dict[str, Any]], str]]
 
 def markdown(values: Sequence[dict[str, Any]]) -> str:
     """Tables of the values of one or more :class:`Evidence`; columns that nothing has are left out."""
-    rows = [
+    columns, rows = representation_columns(), representation_rows(values)
+    text = "## Representations\n\n" + _table(columns, rows)
+    text += f"\n{REPRESENTATION_NOTE}\n"
+    if units := [one for one in values if one["units"]]:
+        text += f"\n## Units\n\n{_table(UNIT_COLUMNS, units)}\n{UNIT_NOTE}\n"
+    sets = "; ".join(dict.fromkeys(", ".join(one["shards"]) for one in values))
+    first = values[0]
+    return (
+        f"# Evidence\n\n{first['utterances']} utterances of {first['speakers']} speakers, {first['seconds']:.0f} s, "
+        f"of {sets}.\n\n{text}"
+    )
+
+
+def representation_rows(values: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What :func:`representation_columns` are of: the scores of each representation of each source."""
+    return [
         {"source": one, "kind": kind, **scores} for one in values for kind, scores in one["representations"].items()
     ]
+
+
+def representation_columns() -> list[Column]:
+    """Names of the scores of a representation, and how each is written; empty where there is none."""
     columns: list[Column] = [
         ("source", lambda row: row["source"]["name"]),
         ("representation", lambda row: row["kind"]),
@@ -49,17 +64,7 @@ def markdown(values: Sequence[dict[str, Any]]) -> str:
     for span, what in _SPANS.items():
         for condition, how in _CONDITIONS.items():
             columns.append((f"ABX {what}, {how}", _abx_cell(span, condition)))
-    columns += [(f"{target} probe", _probe_cell(target)) for target in ("speaker", "phone", "word")]
-    text = "## Representations\n\n" + _table(columns, rows)
-    text += f"\n{_REPRESENTATION_NOTE}\n"
-    if units := [one for one in values if one["units"]]:
-        text += f"\n## Units\n\n{_table(_UNIT_COLUMNS, units)}\n{_UNIT_NOTE}\n"
-    sets = "; ".join(dict.fromkeys(", ".join(one["shards"]) for one in values))
-    first = values[0]
-    return (
-        f"# Evidence\n\n{first['utterances']} utterances of {first['speakers']} speakers, {first['seconds']:.0f} s, "
-        f"of {sets}.\n\n{text}"
-    )
+    return [*columns, *((f"{target} probe", _probe_cell(target)) for target in ("speaker", "phone", "word"))]
 
 
 def _abx_cell(span: str, condition: str) -> Callable[[dict[str, Any]], str]:
@@ -107,7 +112,7 @@ def _mean(name: str, digits: int) -> Callable[[dict[str, Any]], str]:
     return lambda one: f"{sum(one['units'][name]) / len(one['units'][name]):.{digits}f}"
 
 
-_UNIT_COLUMNS: list[Column] = [
+UNIT_COLUMNS: list[Column] = [
     ("source", lambda one: one["name"]),
     ("codes", _codes),
     ("bit/s", _value(None, "bitrate", 1)),
@@ -137,23 +142,8 @@ def _table(columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_evidence(path: str | os.PathLike, evidence: Evidence, plots: str | os.PathLike | None = None) -> list[Path]:
-    """Write ``path`` (JSON), the same name with ``.md``, and with ``plots`` what can be drawn; returns the files."""
-    path = Path(path)
-    files = write_report(path, evidence.values, markdown([evidence.values]))
-    if plots is not None and (joint := evidence.joint) is not None:
-        order, _ = by_dominant_phone(joint)
-        shares = joint.counts / joint.counts.sum(axis=0)
-        pnmi = evidence.values["units"]["unit_phone"]["pnmi"]
-        title = f"{evidence.values['name']}: phones at each unit, PNMI {pnmi:.3f}"
-        picture = Path(plots) / f"{path.stem}_unit_phone.png"
-        xlabel = "units that occur, by their most frequent phone"
-        files.append(plot_confusion(picture, shares[:, order], joint.phones, title=title, xlabel=xlabel))
-    return files
-
-
 def read_evidence(path: str | os.PathLike) -> dict[str, Any]:
-    """Values that :func:`write_evidence` wrote.
+    """Values that :func:`sqvae_speech.evaluation.evidence_files.write_evidence` wrote.
 
     Raises:
         UserError: no such file, or another one.

@@ -101,10 +101,7 @@ def sequence_of(
     """
     intervals = tuple(Interval(*interval) for interval in utterance.meta.get("ali", ()))
     text = utterance.meta.get("text")
-    spoken = [word for word in map(normalized_word, (text or "").split()) if word]
-    are_words = bool(spoken) and spoken == [
-        normalized_word(one.label) for one in intervals if one.label not in SILENCES
-    ]
+    are_words = spell(intervals, text)
     count = len(next(iter(features.values()))) if codes is None else codes.shape[1]
     return FrameSequence(
         utterance_id=utterance.utterance_id,
@@ -118,6 +115,12 @@ def sequence_of(
         words=intervals if are_words else (),
         text=text,
     )
+
+
+def spell(intervals: Iterable[Interval], text: str | None) -> bool:
+    """Whether intervals, less silences, are the words of a transcript."""
+    spoken = [word for word in map(normalized_word, (text or "").split()) if word]
+    return bool(spoken) and spoken == [normalized_word(one.label) for one in intervals if one.label not in SILENCES]
 
 
 def normalized_word(word: str) -> str:

@@ -206,11 +206,16 @@ def probes(
     targets: Iterable[str] = TARGETS,
     seed: int = 0,
 ) -> dict[str, ProbeScore | None]:
-    """:func:`probe` for every target, None where the set has no such labels."""
+    """:func:`probe` for every target, None where the set has no such labels.
+
+    Where ``train`` has none of the speakers of ``test``, speakers are cross-validated on ``test``.
+    """
     scores: dict[str, ProbeScore | None] = {}
     for target in targets:
         tested = examples_of(test, kind, target, codebook_size)
         trained = None if train is None else examples_of(train, kind, target, codebook_size)
         possible = tested is not None and (train is None or trained is not None)
+        if target == "speaker" and tested and trained and not set(tested.labels) & set(trained.labels):
+            trained = None  # voices that were held out can only be learnt from other utterances of the test
         scores[target] = probe(tested, trained, target=target, seed=seed) if possible and tested is not None else None
     return scores

@@ -13,7 +13,7 @@ from sqvae_speech.data.files import write_text
 from sqvae_speech.errors import UserError, nearest
 from sqvae_speech.experiments.comparison import draw_curves
 from sqvae_speech.experiments.runs import read_run
-from sqvae_speech.experiments.sweep import Outcome, State, score_file, scored_steps
+from sqvae_speech.experiments.sweep import Outcome, Reference, State, score_file, scored_steps
 from sqvae_speech.experiments.sweep_config import SweepConfig
 from sqvae_speech.experiments.tables import csv_table, markdown_table, number
 from sqvae_speech.training.metrics_log import read_metrics
@@ -45,14 +45,20 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
-def collect(config: SweepConfig, outcomes: Sequence[Outcome]) -> list[Row]:
-    """The rows of all trials that are done.
+def collect(config: SweepConfig, outcomes: Sequence[Outcome], references: Sequence[Reference] = ()) -> list[Row]:
+    """The rows of all references that are scored (as step 0) and of all trials that are done.
 
     Raises:
         UserError: a column that no score fills, though there are scores.
     """
     rows: dict[tuple[str, int], Row] = {}
     names: dict[str, None] = {}
+    for reference in references:
+        if reference.file.is_file():
+            scores = _numbers(_flat_scores(json.loads(reference.file.read_text(encoding="utf-8"))))
+            names.update(dict.fromkeys(scores))
+            row = rows[reference.name, 0] = Row(reference.name, {}, 0, {})
+            _fill(row, config, scores)
     for outcome in outcomes:
         if outcome.state != State.DONE:
             continue
@@ -61,50 +67,70 @@ def collect(config: SweepConfig, outcomes: Sequence[Outcome]) -> list[Row]:
             row = rows.setdefault(
                 (outcome.trial.group, step), Row(outcome.trial.group, outcome.trial.settings, step, {})
             )
-            wanted = {_path(what): name for name, what in config.columns.items()} or {
-                name: name.removeprefix("valid/") for name in scores if name.startswith("valid/")
-            }
-            for path, name in wanted.items():
-                value = scores.get(path)
-                if value is not None and math.isfinite(value):
-                    row.values.setdefault(name, []).append(value)
+            _fill(row, config, scores)
     for what in config.columns.values():
-        if names and _path(what) not in names:
+        paths = _paths(what)
+        if names and not any(path in names for path in paths):
             raise UserError(
-                f"columns: no score {_path(what)!r}{nearest(_path(what), names)}; there are: {', '.join(names)}"
+                f"columns: no score {paths[0]!r}{nearest(paths[0], names)}; there are: {', '.join(names)}"
             )
     return list(rows.values())
 
 
-def write_results(config: SweepConfig, outcomes: Sequence[Outcome], output: Path) -> list[Path]:
+def _fill(row: Row, config: SweepConfig, scores: Mapping[str, float]) -> None:
+    """Add the scores of a seed to a row."""
+    wanted = {name: _paths(what) for name, what in config.columns.items()} or {
+        name.removeprefix("valid/"): [name] for name in scores if name.startswith("valid/")
+    }
+    for name, paths in wanted.items():
+        value = next((scores[path] for path in paths if path in scores), None)
+        if value is not None and math.isfinite(value):
+            row.values.setdefault(name, []).append(value)
+
+
+def write_results(
+    config: SweepConfig, outcomes: Sequence[Outcome], output: Path, references: Sequence[Reference] = ()
+) -> list[Path]:
     """Write ``results.{md,csv,json}`` and the curves; returns the files."""
-    rows = collect(config, outcomes)
+    rows = collect(config, outcomes, references)
     columns = list(config.columns) or list(dict.fromkeys(name for row in rows for name in row.values))
     files = [output / f"results.{kind}" for kind in ("md", "csv", "json")]
-    write_text(files[0], markdown(config, rows, columns, outcomes))
+    write_text(files[0], markdown(config, rows, columns, outcomes, references))
     write_text(files[1], _csv(rows, columns))
     write_text(files[2], _json(config, rows, columns, outcomes))
     done = [(outcome.trial.name, outcome.folder) for outcome in outcomes if outcome.state == State.DONE]
     return [*files, *draw_curves(done, config.curves, output / "curves")]
 
 
-def markdown(config: SweepConfig, rows: Sequence[Row], columns: Sequence[str], outcomes: Sequence[Outcome]) -> str:
+def markdown(
+    config: SweepConfig,
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    outcomes: Sequence[Outcome],
+    references: Sequence[Reference] = (),
+) -> str:
     """The table for people, and what is missing from it."""
     forms = {name: what.partition(":")[2] for name, what in config.columns.items()}
     seeds = len(config.seeds) > 1
     body = []
     for row in rows:
-        cells = [row.group, f"{row.step:,}", *(_spread(row, name, forms.get(name, "")) for name in columns)]
+        cells = [
+            row.group,
+            f"{row.step:,}" if row.step else "",
+            *(_spread(row, name, forms.get(name, "")) for name in columns),
+        ]
         body.append([*cells, str(max(map(len, row.values.values()), default=0))] if seeds else cells)
     text = markdown_table(["run", "step", *columns, *(["seeds"] if seeds else [])], body)
     if seeds:
         text += "\nMean ± standard deviation over seeds.\n"
     missing = [outcome for outcome in outcomes if outcome.state != State.DONE]
-    if missing:
+    unscored = [reference for reference in references if not reference.file.is_file()]
+    if missing or unscored:
         text += "\nNot in the table:\n\n"
         for outcome in missing:
             reason = f": {' '.join(outcome.message.split())}" if outcome.message else ""
             text += f"- {outcome.trial.name}: {outcome.state}{reason}\n"
+        text += "".join(f"- {reference.name}: not scored\n" for reference in unscored)
     return text
 
 
@@ -160,8 +186,15 @@ def _scores(config: SweepConfig, folder: Path) -> dict[int, dict[str, float]]:
         file = score_file(folder, step)
         if file.is_file():
             scores.update(_flat_scores(json.loads(file.read_text(encoding="utf-8"))))
-        found[step] = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
+        found[step] = _numbers(scores)
     return found
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are numbers; of a list ``name.0``, ``name.1``, ..."""
+    lists = {name: value for name, value in scores.items() if isinstance(value, list)}
+    spread = {f"{name}.{place}": each for name, value in lists.items() for place, each in enumerate(value)}
+    return {name: value for name, value in {**scores, **spread}.items() if isinstance(value, (int, float))}
 
 
 def _flat_scores(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,8 +205,8 @@ def _flat_scores(values: Mapping[str, Any]) -> dict[str, Any]:
     return flatten(named)
 
 
-def _path(what: str) -> str:
-    return what.partition(":")[0]
+def _paths(what: str) -> list[str]:
+    return what.partition(":")[0].split("|")
 
 
 def _spread(row: Row, column: str, form: str) -> str:

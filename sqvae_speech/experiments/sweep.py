@@ -4,6 +4,7 @@ import contextlib
 import enum
 import fcntl
 import logging
+import re
 import shlex
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from sqvae_speech.training.record import read_config
 
 logger = logging.getLogger(__name__)
 
+_OUTPUT = "{output}"  # in a reference's words: the sweep's folder
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -58,6 +60,23 @@ class Outcome:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What is scored beside the trials, without training.
+
+    Attributes:
+        name: of its row.
+        words: of the command, in place of ``--model CHECKPOINT``.
+        file: for its scores.
+        last: whether it needs the trials, and so comes after them.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    file: Path
+    last: bool
+
+
 class Sweep:
     """The trials of a sweep in a folder, ``output/<trial>`` each.
 
@@ -80,6 +99,18 @@ class Sweep:
 
     def folder(self, trial: Trial) -> Path:
         return self.output / trial.name
+
+    def references(self) -> list[Reference]:
+        """All of them, in order."""
+        return [
+            Reference(
+                name,
+                tuple(word.replace(_OUTPUT, str(self.output)) for word in words),
+                self.output / "references" / re.sub(r"[^A-Za-z0-9._=-]+", "-", name) / "scores.json",
+                any(_OUTPUT in word for word in words),
+            )
+            for name, words in self.config.score.references.items()
+        ]
 
     def outcomes(self) -> list[Outcome]:
         """How all trials stand, from their files."""
@@ -104,7 +135,7 @@ class Sweep:
         done = trained and not self._unscored(folder)
         return Outcome(trial, folder, State.DONE if done else State.INTERRUPTED)
 
-    def run(self, *, retry: bool = False) -> list[Outcome]:
+    def run(self, *, retry: bool = False, references: bool = True) -> list[Outcome]:
         """Run what is not done, in order. A trial that fails is reported and does not stop the others.
 
         A signal to stop is passed on to the trial that runs, which saves its state; then the sweep ends too, with
@@ -112,8 +143,13 @@ class Sweep:
 
         Args:
             retry: diverged trials too, from their last checkpoints.
+            references: score them too; those that need the trials when all of these are done.
         """
+        if references:
+            self._run_references(last=False)
         for number, trial in enumerate(self.trials, start=1):
+            if self.stopped_by:
+                break
             before = self.outcome(trial)
             place = f"[{number}/{len(self.trials)}] {trial.name}"
             if before.state in (State.DONE, State.BUSY) or (before.state == State.DIVERGED and not retry):
@@ -129,9 +165,27 @@ class Sweep:
                 self._run_trial(trial, folder, lock)
             after = self.outcome(trial)
             logger.info("%s: %s%s", place, after.state, f": {after.message}" if after.message else "")
-            if self.stopped_by:
-                break
-        return self.outcomes()
+        outcomes = self.outcomes()
+        if references and all(outcome.state == State.DONE for outcome in outcomes):
+            self._run_references(last=True)
+        return outcomes
+
+    def _run_references(self, *, last: bool) -> None:
+        """Score those that are not scored, before the trials or after them."""
+        for reference in self.references():
+            if reference.last != last or reference.file.exists() or self.stopped_by:
+                continue
+            folder = reference.file.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            with _lock(folder) as lock:
+                if lock is None:
+                    logger.info("%s: is scored by another process", reference.name)
+                    continue
+                logger.info("%s: scoring", reference.name)
+                words = [*self.config.score.command, *reference.words, "--output", str(reference.file)]
+                code, said = self._execute(_verb(words), folder / "score.log", lock)
+                if code and not self.stopped_by:
+                    logger.warning("%s: scoring ended with %s: %s", reference.name, _ending(code), said)
 
     def _run_trial(self, trial: Trial, folder: Path, lock: int) -> None:
         (folder / "sweep_failure").unlink(missing_ok=True)
@@ -153,8 +207,7 @@ class Sweep:
                 return
             scores.parent.mkdir(exist_ok=True)
             words = [*self.config.score.command, "--model", str(checkpoint), "--output", str(scores)]
-            command = [sys.executable, "-m", "sqvae_speech.bin.main", *words]
-            code, said = self._execute(command, folder / "score.log", lock)
+            code, said = self._execute(_verb(words), folder / "score.log", lock)
             if code and not self.stopped_by:
                 _fail(folder, f"scoring {checkpoint.name} ended with {_ending(code)}: {said}")
                 return
@@ -210,6 +263,11 @@ class Sweep:
                 + "\n".join(lines)
                 + "\ngive another --output, or move that run away"
             )
+
+
+def _verb(words: Sequence[str]) -> list[str]:
+    """A command of ``sqvae-speech``."""
+    return [sys.executable, "-m", "sqvae_speech.bin.main", *words]
 
 
 def scored_steps(score: ScoreConfig, folder: Path) -> list[int]:

@@ -60,10 +60,14 @@ def expand(sweep: SweepConfig, folder: Path, overrides: Sequence[str] = ()) -> l
         UserError: a configuration file that is missing, an unknown key, a value out of range, two trials alike.
     """
     trials: dict[str, Trial] = {}
-    for file, point, sample in itertools.product(sweep.configs, _grid(sweep.grid), _samples(sweep)):
-        varied = {**point, **sample[1]}
+    variants = list(sweep.variants.items()) or [("", {})]
+    for file, variant, point, sample in itertools.product(
+        sweep.configs, variants, _grid(sweep.grid), _samples(sweep)
+    ):
+        varied = {**variant[1], **point, **sample[1]}
         shown: dict[str, Any] = {"config": Path(file).stem, **varied} if len(sweep.configs) > 1 else varied
-        group = _name([*_file_part(sweep, file), *_parts(point), *sample[0]]) or Path(file).stem
+        parts = [*_file_part(sweep, file), *filter(None, variant[:1]), *_parts(point), *sample[0]]
+        group = _name(parts) or Path(file).stem
         for seed in sweep.seeds or (None,):
             settings = {**flatten(sweep.settings), **varied}
             if seed is not None:

@@ -189,6 +189,8 @@ class InferenceModel(SpeechModel):
         self.exact: InferenceEncoder | None = None
         if dtype == torch.float32 and next(model.parameters()).device.type != "mps":  # which has no float64
             self.exact = InferenceEncoder(model.encoder, torch.float64)
+        self.perturbation = copied.perturbation
+        self.adversary = None
         self.jitter = copied.jitter
         self.decoder = copied.decoder
         self.likelihood = copied.likelihood

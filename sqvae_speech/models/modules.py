@@ -140,15 +140,18 @@ class RecurrentDecoder(nn.Module):
 
     Args:
         dim: of the latents.
-        num_speakers: size of the embedding table.
-        speaker_dim: of the speaker embedding, put beside every latent.
+        speaker_embedding: of a batch of speakers, (B, speaker_dim), put beside every latent; a number makes a table
+            of so many.
+        speaker_dim: see there.
         hidden: GRU width of one direction.
         n_mels: of the output.
     """
 
-    def __init__(self, dim: int, num_speakers: int, speaker_dim: int, hidden: int, n_mels: int):
+    def __init__(self, dim: int, speaker_embedding: nn.Module | int, speaker_dim: int, hidden: int, n_mels: int):
         super().__init__()
-        self.speaker_embedding = nn.Embedding(num_speakers, speaker_dim)
+        if isinstance(speaker_embedding, int):
+            speaker_embedding = nn.Embedding(speaker_embedding, speaker_dim)
+        self.speaker_embedding = speaker_embedding
         self.rnn = nn.GRU(dim + speaker_dim, hidden, num_layers=2, batch_first=True, bidirectional=True)
         self.output = nn.Linear(2 * hidden, n_mels)
 
@@ -159,7 +162,7 @@ class RecurrentDecoder(nn.Module):
 
         Args:
             quantized: (B, U, D).
-            speaker: (B,) int64.
+            speaker: (B,) int64, or what else ``speaker_embedding`` takes.
             lengths: (B,) int64 real units. Packed, so that the backward direction starts at each example's end.
 
         Returns:

@@ -41,7 +41,7 @@ struct Normalization {
 
 namespace {
 
-const int MAX_WINDOW = 8, MAX_PLANES = 8, CHUNK = 64;  // a chunk of channels is added up in registers
+const int MAX = 8, LANES = 64;  // of windows and planes; channels that are combined at once
 
 template <typename S> inline void load(const S* from, int n, S* to) {
     for (int i = 0; i < n; i++) to[i] = from[i];
@@ -59,15 +59,47 @@ inline void store(const float* from, int n, uint16_t* to) {
     }
 }
 
-// sum_k factor_k from_k, of n channels
-template <typename S, typename T>
-inline void combine(int count, const T* const* from, const S* factor, int n, S* sum) {
-    for (int i = 0; i < n; i++) sum[i] = 0;
-    for (int k = 0; k < count; k++) {
-        S x[CHUNK];
-        load(from[k], n, x);
-        for (int i = 0; i < n; i++) sum[i] += factor[k] * x[i];
+// to_a = sum_k factor[a][k] from_k for n channels, added to what is there where `add` says so. COUNT, of the inputs, is
+// known to the compiler, which keeps them in registers.
+template <int COUNT, typename S, typename From, typename To>
+inline void combine_lanes(const From* const* from, const S (*factor)[MAX], int outputs, To* const* to, const bool* add,
+                          int64_t c, int n) {
+    S x[COUNT][LANES];
+    for (int k = 0; k < COUNT; k++) load(from[k] + c, n, x[k]);
+    for (int a = 0; a < outputs; a++) {
+        S sum[LANES];
+        for (int i = 0; i < n; i++) sum[i] = factor[a][0] * x[0][i];
+        for (int k = 1; k < COUNT; k++)
+            for (int i = 0; i < n; i++) sum[i] += factor[a][k] * x[k][i];
+        if (add && add[a]) {
+            S before[LANES];
+            load(to[a] + c, n, before);
+            for (int i = 0; i < n; i++) sum[i] += before[i];
+        }
+        store(sum, n, to[a] + c);
     }
+}
+template <int COUNT, typename S, typename From, typename To>
+void combine_rows(const From* const* from, const S (*factor)[MAX], int outputs, To* const* to, const bool* add,
+                  int64_t channels) {
+    int64_t c = 0;
+    for (; c + LANES <= channels; c += LANES) combine_lanes<COUNT>(from, factor, outputs, to, add, c, LANES);
+    if (c < channels) combine_lanes<COUNT>(from, factor, outputs, to, add, c, (int)(channels - c));
+}
+template <typename S, typename From, typename To>
+void combine(int count, const From* const* from, const S (*factor)[MAX], int outputs, To* const* to, const bool* add,
+             int64_t channels) {
+    switch (count) {
+        case 1: return combine_rows<1>(from, factor, outputs, to, add, channels);
+        case 2: return combine_rows<2>(from, factor, outputs, to, add, channels);
+        case 3: return combine_rows<3>(from, factor, outputs, to, add, channels);
+        case 4: return combine_rows<4>(from, factor, outputs, to, add, channels);
+        case 5: return combine_rows<5>(from, factor, outputs, to, add, channels);
+        case 6: return combine_rows<6>(from, factor, outputs, to, add, channels);
+        case 7: return combine_rows<7>(from, factor, outputs, to, add, channels);
+        case 8: return combine_rows<8>(from, factor, outputs, to, add, channels);
+    }
+    for (int a = 0; a < outputs; a++) memset(to[a], 0, sizeof(To) * channels);  // a window that is all outside
 }
 
 template <typename S, typename T> void to_planes(const Transform& p) {
@@ -77,31 +109,19 @@ template <typename S, typename T> void to_planes(const Transform& p) {
         const int64_t first = row % p.tiles * p.step - p.offset;
         const S* sequence = (const S*)p.sequence + row / p.tiles * p.length * p.channels;
         for (int64_t h = 0; h < p.stack; h++) {
-            const S* present[MAX_WINDOW];
-            S factors[MAX_PLANES][MAX_WINDOW];
+            const S* from[MAX];
+            S factors[MAX][MAX];
+            T* to[MAX];
             int count = 0;
             for (int64_t j = 0; j < p.window; j++) {
                 const int64_t position = first + j * p.stack + h;
                 if (position < 0 || position >= p.length) continue;
                 for (int64_t a = 0; a < p.planes; a++) factors[a][count] = (S)p.matrix[a * p.window + j];
-                present[count++] = sequence + position * p.channels;
+                from[count++] = sequence + position * p.channels;
             }
-            for (int64_t c = 0; c < p.channels; c += CHUNK) {
-                const int n = (int)(c + CHUNK < p.channels ? CHUNK : p.channels - c);
-                const S* from[MAX_WINDOW];
-                for (int k = 0; k < count; k++) from[k] = present[k] + c;
-                for (int64_t a = 0; a < p.planes; a++) {
-                    S sum[CHUNK];
-                    T* to = (T*)p.transformed + (a * rows + row) * width + h * p.channels + c;
-                    if (n == CHUNK) {
-                        combine(count, from, factors[a], CHUNK, sum);
-                        store(sum, CHUNK, to);
-                    } else {
-                        combine(count, from, factors[a], n, sum);
-                        store(sum, n, to);
-                    }
-                }
-            }
+            for (int64_t a = 0; a < p.planes; a++)
+                to[a] = (T*)p.transformed + (a * rows + row) * width + h * p.channels;
+            combine(count, from, factors, (int)p.planes, to, 0, p.channels);
         }
     }
 }
@@ -109,30 +129,28 @@ template <typename S, typename T> void to_planes(const Transform& p) {
 // The transpose: what several tiles have of a position is added up.
 template <typename S, typename T> void from_planes(const Transform& p) {
     const int64_t rows = p.batch * p.tiles, width = p.stack * p.channels;
-    S factors[MAX_WINDOW][MAX_PLANES];
-    for (int64_t j = 0; j < p.window; j++)
-        for (int64_t a = 0; a < p.planes; a++) factors[j][a] = (S)p.matrix[j * p.planes + a];
 #pragma omp parallel for num_threads(p.threads) schedule(static)
     for (int64_t b = 0; b < p.batch; b++) {
         S* sequence = (S*)p.sequence + b * p.length * p.channels;
-        int64_t written = 0;  // positions, from the first: tiles are in order
         for (int64_t tile = 0; tile < p.tiles; tile++)
-            for (int64_t j = 0; j < p.window * p.stack; j++) {
-                const int64_t position = tile * p.step + j - p.offset, row = b * p.tiles + tile;
-                if (position < 0 || position >= p.length) continue;
-                const bool add = position < written;
-                written = add ? written : position + 1;
-                const T* planes = (const T*)p.transformed + row * width + j % p.stack * p.channels;
-                S* to = sequence + position * p.channels;
-                for (int64_t c = 0; c < p.channels; c += CHUNK) {
-                    const int n = (int)(c + CHUNK < p.channels ? CHUNK : p.channels - c);
-                    const T* from[MAX_PLANES];
-                    for (int64_t a = 0; a < p.planes; a++) from[a] = planes + a * rows * width + c;
-                    S sum[CHUNK];
-                    if (n == CHUNK) combine((int)p.planes, from, factors[j / p.stack], CHUNK, sum);
-                    else combine((int)p.planes, from, factors[j / p.stack], n, sum);
-                    for (int i = 0; i < n; i++) to[c + i] = add ? to[c + i] + sum[i] : sum[i];
+            for (int64_t h = 0; h < p.stack; h++) {
+                const int64_t first = tile * p.step + h - p.offset;
+                const T* from[MAX];
+                S factors[MAX][MAX];
+                S* to[MAX];
+                bool add[MAX];
+                int count = 0;
+                for (int64_t a = 0; a < p.planes; a++)
+                    from[a] = (const T*)p.transformed + (a * rows + b * p.tiles + tile) * width + h * p.channels;
+                for (int64_t j = 0; j < p.window; j++) {
+                    const int64_t position = first + j * p.stack;
+                    if (position < 0 || position >= p.length) continue;
+                    for (int64_t a = 0; a < p.planes; a++) factors[count][a] = (S)p.matrix[j * p.planes + a];
+                    // the tile before this one has written what lies before its end
+                    add[count] = tile > 0 && j * p.stack + p.step < p.window * p.stack;
+                    to[count++] = sequence + position * p.channels;
                 }
+                combine((int)p.planes, from, factors, count, to, add, p.channels);
             }
     }
 }

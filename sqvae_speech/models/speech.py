@@ -6,10 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sqvae_speech.models.decoders import DECODERS, SPEAKERS, ConvolutionalDecoder, SpeakerVectors
 from sqvae_speech.models.heads import log_var_for
+from sqvae_speech.models.invariance import InvarianceConfig, SpeakerAdversary, posterior_divergence
 from sqvae_speech.models.likelihoods import build_likelihood
 from sqvae_speech.models.modules import ConvEncoder, RecurrentDecoder, TimeJitter, length_mask
+from sqvae_speech.models.perturbation import SpectralPerturbation
 from sqvae_speech.quantization import QuantizerConfig, QuantizerOutput, build_quantizer
+from sqvae_speech.quantization.stochastic import StochasticQuantizer
 
 
 @dataclass(frozen=True)
@@ -18,34 +22,61 @@ class SpeechModelConfig:
 
     Attributes:
         channels: width of the convolutions (768 in the paper's code).
+        speaker: how the decoder is told whose voice it is: ``table``, an embedding of the speakers in training, or
+            ``vector``, a projection of vectors that another model made (any voice; ``data.speaker_vectors``).
         speaker_dim: of the speaker embedding.
+        speaker_vector_dim: of these vectors.
+        decoder: ``recurrent``, the published one, or ``convolutional``, ConvNeXt blocks over all frames at once.
         decoder_hidden: GRU width of one direction.
+        decoder_channels: width of the convolutional decoder.
+        decoder_blocks: of it.
         jitter: probability of the time jitter.
         likelihood: ``arelbo``, ``gaussian`` (trainable variance) or ``fixed``.
         likelihood_variance: where the variance of the last two starts (and stays).
         quantizer: which quantizer.
+        invariance: what keeps the speaker out of the units, in training; nothing by default.
     """
 
     channels: int = 768
+    speaker: str = "table"
     speaker_dim: int = 64
+    speaker_vector_dim: int = 192
+    decoder: str = "recurrent"
     decoder_hidden: int = 128
+    decoder_channels: int = 256
+    decoder_blocks: int = 6
     jitter: float = 0.5
     likelihood: str = "arelbo"
     likelihood_variance: float = 0.1
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    invariance: InvarianceConfig = field(default_factory=InvarianceConfig)
+
+    def __post_init__(self) -> None:
+        for name, legal in (("speaker", SPEAKERS), ("decoder", DECODERS)):
+            if getattr(self, name) not in legal:
+                raise ValueError(f"model.{name} must be one of {', '.join(legal)}, got {getattr(self, name)!r}")
+        for name in ("speaker_vector_dim", "decoder_channels", "decoder_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.invariance.adversary and self.speaker != "table":
+            raise ValueError(
+                f"model.invariance.adversary tells the speakers of a table apart, but model.speaker is "
+                f"{self.speaker!r}; set one of them back (adversary 0, or speaker table)"
+            )
 
 
 class SpeechOutput(NamedTuple):
     """Of a training or validation pass.
 
     Attributes:
-        loss: scalar, reconstruction plus latent loss, nats per example.
+        loss: scalar, reconstruction plus latent loss plus those of ``invariance``, nats per example.
         reconstruction_loss: scalar.
         mse: detached mean squared error of the normalised log-mel over the real values of the global batch.
         quantization: the quantizer's output.
         reconstruction: (B, n_mels, 2U).
         target: (B, n_mels, 2U), the input less a frame at each end.
         mask: (B, U) bool, the real units, or None when all are.
+        invariance: detached; what ``consistency`` and ``adversary`` gave, in training where they are on.
     """
 
     loss: Tensor
@@ -55,6 +86,7 @@ class SpeechOutput(NamedTuple):
     reconstruction: Tensor
     target: Tensor
     mask: Tensor | None
+    invariance: dict[str, Tensor]
 
 
 class Units(NamedTuple):
@@ -98,8 +130,17 @@ class SpeechModel(nn.Module):
         dim = config.quantizer.dim
         self.encoder = ConvEncoder(n_mels, config.channels, dim + self.quantizer.log_var_channels)
         self.jitter = TimeJitter(config.jitter)
-        self.decoder = RecurrentDecoder(dim, num_speakers, config.speaker_dim, config.decoder_hidden, n_mels)
+        self.decoder = _build_decoder(config, n_mels, num_speakers)
         self.likelihood = build_likelihood(config.likelihood, config.likelihood_variance)
+        # after all others, whose weights are then drawn as without
+        invariance = config.invariance
+        self.perturbation = SpectralPerturbation(invariance.warp, invariance.equalizer)
+        if invariance.consistency and not isinstance(self.quantizer, StochasticQuantizer):
+            raise ValueError(
+                f"invariance.consistency compares posteriors, and {self.quantizer.describe()} has none with a "
+                "gradient; it is for kinds gaussian and vmf with one codebook"
+            )
+        self.adversary = SpeakerAdversary(dim, num_speakers, invariance.adversary) if invariance.adversary else None
 
     @property
     def codebook_size(self) -> int:
@@ -127,13 +168,14 @@ class SpeechModel(nn.Module):
 
         Args:
             mel: (B, n_mels, T) float32.
-            speaker: (B,) int64.
+            speaker: (B,) int64; or (B, V) floating point for a model that is told voices by vectors.
             lengths: (B,) int64 real frames; None when all are.
             temperature: of the quantizer's relaxation.
             sample: see :class:`sqvae_speech.quantization.Quantizer`.
         """
-        z, log_var, unit_lengths = self._encode(mel, lengths)
+        z, log_var, unit_lengths = self._encode(self.perturbation(mel), lengths)
         mask = None if unit_lengths is None else length_mask(unit_lengths, z.shape[1])
+        invariance = self._invariance(mel, speaker, lengths, z, log_var, mask) if self.training else {}
         quantization = self.quantizer(z, log_var, temperature=temperature, mask=mask, sample=sample)
         latents = self.jitter(quantization.quantized, unit_lengths)
         reconstruction = self.decoder(latents, speaker, unit_lengths)
@@ -142,14 +184,35 @@ class SpeechModel(nn.Module):
         score = self.likelihood(reconstruction, target, frame_mask)
         return SpeechOutput(
             # the quantizer's mean is over this process' examples, of which others may have more or fewer
-            loss=score.loss + score.share * quantization.loss,
+            loss=score.loss + score.share * (quantization.loss + sum(invariance.values())),
             reconstruction_loss=score.loss.detach(),
             mse=score.metrics["mse"],
             quantization=quantization,
             reconstruction=reconstruction,
             target=target,
             mask=mask,
+            invariance={name: value.detach() for name, value in invariance.items()},
         )
+
+    def _invariance(
+        self,
+        mel: Tensor,
+        speaker: Tensor,
+        lengths: Tensor | None,
+        z: Tensor,
+        log_var: Tensor | None,
+        mask: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Weighted losses of latents ``z`` that keep the speaker out of them, those that are on, nats per example."""
+        losses = {}
+        if self.config.invariance.consistency:
+            assert isinstance(self.quantizer, StochasticQuantizer)
+            other = self._encode(self.perturbation(mel), lengths)[:2]
+            posteriors = self.quantizer.log_posterior(z, log_var), self.quantizer.log_posterior(*other)
+            losses["consistency"] = self.config.invariance.consistency * posterior_divergence(*posteriors, mask)
+        if self.adversary is not None:
+            losses["adversary"] = self.adversary(z, speaker, mask)
+        return losses
 
     def target(self, mel: Tensor) -> Tensor:
         """The frames that the model reconstructs: (B, n_mels, T) -> (B, n_mels, 2U), a frame less at each end."""
@@ -194,7 +257,7 @@ class SpeechModel(nn.Module):
 
         Args:
             indices: (B, U) int64; (B, U, n) of several codebooks, of which a residual quantizer takes the first n.
-            speaker: (B,) int64.
+            speaker: see ``forward``.
             lengths: (B,) int64 real units; None when all are.
 
         Returns:
@@ -226,3 +289,17 @@ class SpeechModel(nn.Module):
         dim = self.config.quantizer.dim
         mask = None if unit_lengths is None else length_mask(unit_lengths, head.shape[1])
         return head[..., :dim], log_var_for(self.quantizer, head[..., dim:], mask)
+
+
+def _build_decoder(config: SpeechModelConfig, n_mels: int, num_speakers: int) -> nn.Module:
+    voices: nn.Module
+    if config.speaker == "vector":
+        voices = SpeakerVectors(num_speakers, config.speaker_vector_dim, config.speaker_dim)
+    else:
+        voices = nn.Embedding(num_speakers, config.speaker_dim)
+    dim = config.quantizer.dim
+    if config.decoder == "convolutional":
+        return ConvolutionalDecoder(
+            dim, voices, config.speaker_dim, config.decoder_channels, config.decoder_blocks, n_mels
+        )
+    return RecurrentDecoder(dim, voices, config.speaker_dim, config.decoder_hidden, n_mels)

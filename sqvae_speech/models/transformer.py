@@ -1,4 +1,4 @@
-"""A causal transformer: pre-norm (RMSNorm), rotary positions (arXiv 2104.09864), SwiGLU (arXiv 2002.05202)."""
+"""Transformers, causal or not: pre-norm (RMSNorm), rotary positions (arXiv 2104.09864), SwiGLU (arXiv 2002.05202)."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ ROTARY_BASE = 10_000.0
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a causal transformer.
+    """Sizes of a transformer.
 
     Attributes:
         dim: width of the residual stream.
@@ -122,11 +122,8 @@ class _Block(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class CausalTransformer(nn.Module):
-    """Embeddings to hidden states, each computed from its own position and those before it.
-
-    Positions are relative (rotary), so only their order and distance count.
-    """
+class _Transformer(nn.Module):
+    """The blocks, and the rotations of their positions: relative, so that only order and distance count."""
 
     frequencies: Tensor
 
@@ -145,6 +142,19 @@ class CausalTransformer(nn.Module):
                 depth = 2 * config.num_layers if name.endswith("out.weight") else 1
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(depth))
 
+    def _run(self, x: Tensor, mask: Tensor | None, start: int = 0, cache: KeyValueCache | None = None) -> Tensor:
+        positions = torch.arange(start, start + x.shape[1], device=x.device)
+        angles = torch.outer(positions.float(), self.frequencies)
+        rotation = (angles.cos(), angles.sin())
+        x = self.dropout(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, mask, cache, layer)
+        return self.norm(x)
+
+
+class CausalTransformer(_Transformer):
+    """Embeddings to hidden states, each computed from its own position and those before it."""
+
     def forward(self, x: Tensor, segments: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Hidden states, normalised.
 
@@ -161,18 +171,30 @@ class CausalTransformer(nn.Module):
         start = 0 if cache is None else cache.length
         if start and (length > 1 or segments is not None):
             raise ValueError(f"a cache that is not empty is continued by one position of one segment, not {length}")
-        angles = torch.outer(torch.arange(start, start + length, device=x.device).float(), self.frequencies)
-        rotation = (angles.cos(), angles.sin())
         mask = None
         if segments is not None:
             causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
             mask = (causal & (segments[:, :, None] == segments[:, None, :]))[:, None]
-        x = self.dropout(x)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, mask, cache, layer)
+        x = self._run(x, mask, start, cache)
         if cache is not None:
             cache.length += length
-        return self.norm(x)
+        return x
+
+
+class BidirectionalTransformer(_Transformer):
+    """Embeddings to hidden states, each computed from all positions of its sequence."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states, normalised.
+
+        Args:
+            x: (B, T, dim) embeddings.
+            mask: (B, T) bool, True = real; what is padding is seen by nothing.
+
+        Returns:
+            (B, T, dim); of padding, anything.
+        """
+        return self._run(x, mask[:, None, None])
 
 
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

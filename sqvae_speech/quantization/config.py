@@ -1,5 +1,6 @@
 """Quantizers by name, for configuration files."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sqvae_speech.quantization.base import Quantizer
@@ -52,7 +53,8 @@ class QuantizerConfig:
         return self.num_quantizers * self.num_groups
 
 
-_BUILDERS = {
+# kind -> what builds it; code of your own may add to it (docs/quantizer.md)
+BUILDERS: dict[str, Callable[[QuantizerConfig], Quantizer]] = {
     "gaussian": lambda c: GaussianQuantizer(
         c.codebook_size, c.dim, c.covariance, init_variance=c.init_variance, variance_sum=c.variance_sum
     ),
@@ -69,8 +71,8 @@ def build_quantizer(config: QuantizerConfig) -> Quantizer:
     Raises:
         ValueError: an unknown kind or a setting out of range.
     """
-    if config.kind not in _BUILDERS:
-        raise ValueError(f"quantizer kind must be one of {', '.join(_BUILDERS)}, got {config.kind!r}")
+    if config.kind not in BUILDERS:
+        raise ValueError(f"quantizer kind must be one of {', '.join(BUILDERS)}, got {config.kind!r}")
     for name in ("num_quantizers", "num_groups"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
@@ -88,4 +90,4 @@ def build_quantizer(config: QuantizerConfig) -> Quantizer:
         )
     if config.shared_codebook or config.stage_dropout:
         raise ValueError("shared_codebook and stage_dropout are for num_quantizers > 1")
-    return _BUILDERS[config.kind](config)
+    return BUILDERS[config.kind](config)

@@ -160,6 +160,12 @@ class StochasticQuantizer(Quantizer):
     @abstractmethod
     def _scale_metrics(self, rows: Rows, weight: Tensor) -> dict[str, Tensor]: ...
 
+    def log_posterior(self, z: Tensor, log_var: Tensor | None = None) -> Tensor:
+        """``log q(k | z)`` at every position, (B, *, K), finite also where :meth:`posterior` underflows."""
+        with torch.autocast(z.device.type, enabled=False):
+            logits = self._logits(*self._prepared(self._rows(z, log_var, None))[:3])
+        return logits.log_softmax(dim=-1).reshape(*z.shape[:-1], -1)
+
     def _posterior(self, rows: Rows) -> Tensor:
         return self._logits(*self._prepared(rows)[:3]).softmax(dim=-1)
 

@@ -4,12 +4,15 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sqvae_speech.audio.vocoder import GriffinLim
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.reader import batch_utterances
+from sqvae_speech.data.speaker_vectors import SpeakerVectorFile
 from sqvae_speech.errors import UserError
+from sqvae_speech.models.decoders import SpeakerVectors
 from sqvae_speech.models.modules import length_mask
 from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model, save_speech_model
 from sqvae_speech.models.speech import SpeechModel
@@ -59,6 +62,10 @@ class SpeechTask(AutoencoderTask):
         self.loader = build_loader(
             self.train_index, config.data, config.training, rank=place.rank, world_size=place.world_size
         )
+        self.voices: SpeakerVectorFile | None = None
+        if config.data.speaker_vectors is not None:
+            self.voices = SpeakerVectorFile(config.data.speaker_vectors, config.model.speaker_vector_dim)
+            self.speaker_vectors = self.voices.of_speakers(self.speakers, self.train_index)
         quantizer = config.model.quantizer
         self.drawn: ShownUtterances | None = None  # of the last validation
         self.played: set[str] = set()
@@ -73,11 +80,14 @@ class SpeechTask(AutoencoderTask):
             model = SpeechModel(self.config.model, self.mel_spec.n_mels, len(self.speakers))
         except ValueError as error:
             raise UserError(f"model: {error}") from error
+        if self.voices is not None:
+            assert isinstance(model.decoder.speaker_embedding, SpeakerVectors)
+            model.decoder.speaker_embedding.vectors.copy_(torch.from_numpy(self.speaker_vectors))
         return model.to(self.place.device)
 
     def regions(self, model: nn.Module) -> list[nn.Module]:
         assert isinstance(model, SpeechModel)
-        return [*model.encoder.blocks, model.quantizer]
+        return [*model.encoder.blocks, model.quantizer, *getattr(model.decoder, "blocks", ())]
 
     @property
     def fixed_shapes(self) -> bool:
@@ -95,11 +105,16 @@ class SpeechTask(AutoencoderTask):
         return int(batch["lengths"].sum())
 
     def training_step(self, model: nn.Module, batch: dict[str, Any], step: int) -> StepOutput:
+        if self.voices is not None:
+            of_speakers = self.speaker_vectors[batch["speaker"].numpy()]
+            vectors = self.voices.of_utterances(batch["utterance_id"], of_speakers)
+            batch = {**batch, "speaker": torch.from_numpy(vectors)}
         moved = self.transfer(batch)
         mel, speaker, lengths = moved["mel"], moved["speaker"], moved["lengths"]
         whole = bool((batch["lengths"] == mel.shape[-1]).all())  # masks cost time: only where something is padded
         out = model(mel, speaker, None if whole else lengths, temperature=self.temperature(step))
         scalars = {"loss": out.loss.detach(), "reconstruction_loss": out.reconstruction_loss, "mse": out.mse}
+        scalars |= out.invariance
         return StepOutput(out.loss, {**scalars, **self.count(out.quantization, out.mask)})
 
     def validate(self, model: nn.Module, step: int, plots_dir: Path | None) -> dict[str, float]:

@@ -20,11 +20,14 @@ class DataConfig(ShardsConfig):
         segment_frames: mel frames of a crop. The network eats one at each end: 34 gives 32 frames, 16 units.
         batch_frames: mel frames of one process' batch of utterances at most, padding included. A step has as many
             batches as there are processes.
+        speaker_vectors: for ``model.speaker`` vector: an ``.npz`` of vectors by the names of speakers or utterances,
+            see :mod:`sqvae_speech.data.speaker_vectors`.
     """
 
     batching: str = "crops"
     segment_frames: int = 34
     batch_frames: int = 2000
+    speaker_vectors: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,6 +47,11 @@ class SpeechTrainConfig:
     training: AutoencoderTrainingConfig = field(default_factory=AutoencoderTrainingConfig)
 
     def __post_init__(self) -> None:
+        if (self.model.speaker == "vector") != (self.data.speaker_vectors is not None):
+            raise ValueError(
+                f"model.speaker {self.model.speaker} with data.speaker_vectors {self.data.speaker_vectors}: vector "
+                "needs a file of vectors, and table has no use for one"
+            )
         if self.training.accumulation > 1 and self.data.batching == "utterances":
             raise ValueError(
                 f"training.accumulation must be 1 with data.batching utterances, got {self.training.accumulation}; "

@@ -14,6 +14,7 @@ TASKS = {
     "image": ("sqvae_speech.training.image", "ImageTask"),
     "vocoder": ("sqvae_speech.training.vocoder", "VocoderTask"),
     "unit_lm": ("sqvae_speech.training.unit_lm", "UnitLmTask"),
+    "text_to_units": ("sqvae_speech.training.text_to_units", "TextToUnitsTask"),
 }
 
 

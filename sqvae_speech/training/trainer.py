@@ -16,9 +16,9 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sqvae_speech.allocation import keep_freed_memory
 from sqvae_speech.config import dump_yaml
 from sqvae_speech.errors import UserError
-from sqvae_speech.training.allocation import keep_freed_memory
 from sqvae_speech.training.checkpoint import Checkpoints, random_states, set_random_states, snapshot
 from sqvae_speech.training.compilation import compile_model
 from sqvae_speech.training.finite import FiniteWatch

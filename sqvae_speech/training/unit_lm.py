@@ -13,6 +13,7 @@ from sqvae_speech.models.unit_lm import UnitLm
 from sqvae_speech.training.optimization import require_same_model
 from sqvae_speech.training.task import Place, StepOutput, Task
 from sqvae_speech.training.unit_lm_config import UnitLmTrainConfig
+from sqvae_speech.training.validation import sum_over_processes
 from sqvae_speech.units.blocks import UnitBlockLoader, UnitSequences, facts_of, vocabulary_of
 from sqvae_speech.units.lm_scoring import sequence_nats
 from sqvae_speech.units.meta import require_same_units
@@ -98,10 +99,7 @@ class UnitLmTask(Task):
         assert self.valid is not None
         place = self.place
         nats = float(sequence_nats(model, self.valid, rank=place.rank, world_size=place.world_size).sum())
-        if place.world_size > 1:
-            summed = torch.tensor(nats, dtype=torch.float64, device=place.device)
-            torch.distributed.all_reduce(summed)
-            nats = summed.item()
+        nats = sum_over_processes({"nats": nats}, place.world_size, place.device)["nats"]
         bits = nats / math.log(2) / max(int(self.valid.lengths.sum()), 1)
         return {
             "loss": nats / int(self.valid.predictions.sum()),

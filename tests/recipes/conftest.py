@@ -19,13 +19,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     *("--model.channels", "32", "--model.decoder_hidden", "16", "--model.quantizer.codebook_size", "32"),
     *("--training.batch_size", "8", "--training.log_interval", "5", "--training.valid_interval", "10"),
-    *("--training.checkpoint_interval", "10", "--ngpu", "0", "--nj", "1"),
+    *("--training.checkpoint_interval", "10", "--ngpu", "0", "--nj", "1", "--no-report"),
 )
 IMAGE_SMALL = (
     *("--model.quantizer.codebook_size", "8", "--model.quantizer.dim", "4", "--model.num_blocks", "1"),
     *("--training.batch_size", "8", "--training.log_interval", "5", "--training.valid_interval", "10"),
-    *("--training.checkpoint_interval", "10", "--ngpu", "0", "--nj", "1"),
+    *("--training.checkpoint_interval", "10", "--ngpu", "0", "--nj", "1", "--no-report"),
 )
+
+
+def with_report(small: tuple[str, ...]) -> tuple[str, ...]:
+    """Those options, but for the one that saves a recipe its report, and the tests the time."""
+    return tuple(word for word in small if word != "--no-report")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import IMAGE_SMALL
+from conftest import IMAGE_SMALL, with_report
 
 from sqvae_speech.data.image_index import ImageIndex
 from sqvae_speech.data.image_loader import image_batches
@@ -64,6 +64,17 @@ def test_samples_are_of_the_prior(whole):
     store = read_units(samples / "units.parquet")
     assert (len(store), store.meta.shape, store.meta.codebook_size) == (4, (7, 7), 8)
     assert (samples / "samples.png").stat().st_size > 1000
+
+
+def test_the_report_at_the_end(whole, recipe):
+    run = recipe("mini_image", whole, *OPTIONS, small=with_report(IMAGE_SMALL))
+    assert (run.status, run.done) == (0, []), run.errors
+    report = whole / "exp" / "small" / "report.html"
+    assert f" {report}\n" in run.output
+    text = report.read_text()
+    for picture in ("scores/reconstructions_test", "scores/codes_dev", "prior/samples/samples"):
+        assert f"<figcaption>{picture}</figcaption>" in text
+    assert "PSNR (dB)" in text
 
 
 def test_only_what_changed_is_done_again(whole, recipe):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import SMALL, with_report
 
 from sqvae_speech.units.store import read_units
 
@@ -58,6 +59,24 @@ def test_units_agree_in_all_forms(whole):
         assert {line.split("|")[0]: list(map(int, line.split("|")[1].split())) for line in gslm} == codes
         kaldi = (exp / "exports" / "kaldi" / f"{split}.kaldi").read_text().splitlines()
         assert {line.split()[0]: list(map(int, line.split()[1:])) for line in kaldi} == codes
+        espnet, fairseq = exp / "exports" / "espnet" / split, exp / "exports" / "fairseq"
+        columns = {path.name: path.read_text().splitlines() for path in espnet.iterdir() if path.suffix != ".json"}
+        of_utterances = set(columns) - {"spk2utt", "tokens.txt", "tokens.cjk.txt"}
+        assert of_utterances == {
+            *("text", "utt2spk", "wav.scp"),
+            *(f"{kind}.sqvae32" for kind in ("text.km", "text.ts", "text.rm", "durations.rm")),
+        }
+        for name in of_utterances:
+            assert [line.split()[0] for line in columns[name]] == sorted(codes), name
+        assert columns["text.km.sqvae32"] == kaldi
+        assert len(columns["tokens.txt"]) == len(columns["tokens.cjk.txt"]) == 32, "the dictionary has all units"
+        for suffix in ("km", "ids", "units", "durations", "wrd", "ltr", "speakers"):
+            lines = (fairseq / f"{split}.{suffix}").read_text().splitlines()
+            assert len(lines) == len(codes), suffix
+        assert (fairseq / f"{split}.km").read_text().splitlines() == km
+        manifest = (fairseq / f"{split}.tsv").read_text().splitlines()
+        assert all(Path(manifest[0], line.split("\t")[0]).is_file() for line in manifest[1:])
+        assert len((fairseq / "dict.km.txt").read_text().splitlines()) == 32
 
 
 def test_scores_and_recordings(whole):
@@ -87,6 +106,23 @@ def test_a_second_run_does_nothing(whole, recipe):
     assert modified(work) == before
 
 
+def test_the_report_at_the_end(whole, recipe):
+    work, options = whole
+    report = work / "exp" / "small" / "report.html"
+    assert not report.exists(), "the tests' own option leaves it out"
+    run = recipe("vctk", work, *options, small=with_report(SMALL))
+    assert (run.status, run.done) == (0, []), run.errors
+    assert f" {report}\n" in run.output
+    text = report.read_text()
+    for heard in ("Recording of", "Its log-mel, vocoded", "Units, as", "Units, converted to"):
+        assert text.count(f"<figcaption>{heard}") == 3, "three utterances, as recorded, vocoded, and as two speakers"
+    assert "Map of the codebook" in text
+    assert f"sqvae-speech evaluate --model &#39;{work}" in text, "what is not there says how it is made"
+    before = modified(work)
+    assert recipe("vctk", work, *options, small=with_report(SMALL)).status == 0
+    assert modified(work) == before, "it is not written again"
+
+
 def test_other_options_do_only_what_depends_on_them(whole, recipe):
     work, options = whole
     run = recipe("vctk", work, *options, "--stage", "4", "--target-speaker", "p226", "--num-conversions", "2")
@@ -96,6 +132,27 @@ def test_other_options_do_only_what_depends_on_them(whole, recipe):
     assert "p226" in scores["splits"][0]["target_error_db2"]
     assert all("-to-p226" in path.name for path in (work / "exp" / "small" / "wav").glob("*.wav"))
     assert recipe("vctk", work, *options).done == [4, 5], "and back"
+
+
+def test_pairs_to_convert(whole, recipe, tmp_path):
+    work, options = whole
+    name = next(iter(read_units(work / "exp" / "small" / "units" / "test.parquet"))).utterance_id
+    pairs = tmp_path / "pairs of mine"
+    pairs.write_text(f"{name} p226\n{name} p227\n")
+    stage = ("--stage", "5", "--stop-stage", "5", "--pairs", str(pairs))
+    run = recipe("vctk", work, *options, *stage)
+    assert run.status == 0, run.errors
+    assert run.done == [5]
+    wavs = {path.name for path in (work / "exp" / "small" / "wav").glob("*.wav")}
+    assert wavs == {f"{name}-to-p226.wav", f"{name}-to-p227.wav"}
+    assert recipe("vctk", work, *options, *stage).skipped == [5]
+    pairs.write_text(f"{name} p226\n")
+    assert recipe("vctk", work, *options, *stage).done == [5], "other contents, other pairs"
+    pairs.write_text(f"{name} p999\n")
+    run = recipe("vctk", work, *options, *stage)
+    assert run.status == 1
+    assert "speaker 'p999' was not trained" in run.errors
+    assert recipe("vctk", work, *options, "--stage", "5", "--stop-stage", "5").done == [5], "and back"
 
 
 def test_a_language_model_over_the_units(whole, recipe):
@@ -138,6 +195,26 @@ def test_a_vocoder_for_the_corpus(whole, recipe):
     run = recipe("vctk", work, *whole[1], "--stage", "5", "--stop-stage", "5", "--vocoder", f"istft:{vocoder}")
     assert run.status == 0, run.errors
     assert run.done == [5]
+
+
+def test_text_to_units(whole, recipe):
+    work, options = whole
+    size = "--model.dim 16 --model.num_layers 1 --model.text_layers 1 --model.num_heads 2 --training.batch_size 4"
+    options = (*options, "--stage", "9", "--stop-stage", "9", "--num-samples", "1", "--tts-args")
+    size += " --model.max_runs 4 --model.max_duration 4 --training.num_steps 3"
+    run = recipe("vctk", work, *options, size)
+    assert run.status == 0, run.errors
+    assert run.done == [9]
+    model = work / "exp" / "small" / "text_to_units"
+    splits = json.loads((model / "scores.json").read_text())["splits"]
+    assert list(splits) == ["dev", "test"]
+    assert list(splits["test"])[:3] == ["recording", "text to units", "bigram"]
+    assert "| test | text to units |" in run.output, "the end of the run prints the scores"
+    (said,) = read_units(model / "samples" / "units.parquet")
+    wav, rate = soundfile.read(model / "samples" / f"{said.utterance_id}.wav")
+    assert rate == 22050
+    assert len(wav) >= 256 * 2 * said.total_units - 1024
+    assert recipe("vctk", work, *options, size).skipped == [9]
 
 
 def test_force_does_a_done_stage_again(whole, recipe):

@@ -180,10 +180,10 @@ def test_slurm_where_there_is_none(monkeypatch, tmp_path):
 FAULTS = """
 import resource, sys
 import numpy as np
-from sqvae_speech.data.cluster import keep_freed_memory
+from sqvae_speech.allocation import keep_freed_memory
 
 if sys.argv[1] == "keep":
-    keep_freed_memory()
+    keep_freed_memory(whatever_is_set=True)
 
 def work():
     for _ in range(100):

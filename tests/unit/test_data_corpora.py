@@ -63,6 +63,19 @@ def test_fsdd_splits_by_index_and_loses_nothing(fsdd, fsdd_splits):
     assert "README.wav\tfile name is not" in (output / "left_out.txt").read_text()
 
 
+def test_fsdd_with_a_voice_held_out(fsdd, tmp_path):
+    result = prepare_fsdd(fsdd, tmp_path, test_speakers=["bob"], progress=False)
+    speakers = {split: set(data.speakers) for split, data in result.splits.items()}
+    assert speakers == {"train": {"ann"}, "dev": {"ann"}, "test": {"bob"}}
+    digits = {split: sum(len(utterance.ali) for utterance in data) for split, data in result.splits.items()}
+    assert digits == {"train": 50, "dev": 100, "test": 150}
+    assert (tmp_path / "splits.tsv").read_text().startswith("# method test speakers bob, seed 0\n")
+    with pytest.raises(UserError, match=r"no speaker 'bop', did you mean 'bob'\?; there are ann, bob"):
+        prepare_fsdd(fsdd, tmp_path, test_speakers=["bop"], progress=False)
+    with pytest.raises(UserError, match="ann bob are all that there are; leave some to train on"):
+        prepare_fsdd(fsdd, tmp_path, test_speakers=["ann", "bob"], progress=False)
+
+
 def test_fsdd_utterances_last_3_to_4_seconds(fsdd_splits):
     output, _ = fsdd_splits
     durations = [u.duration for split in ("train", "dev", "test") for u in DataDir.read(output / split)]
@@ -132,6 +145,12 @@ def test_vctk_test_set_of_other_speakers(tmp_path):
     texts = {split: {utterance.text for utterance in result.splits[split]} for split in ("train", "dev")}
     assert not texts["train"] & texts["dev"]
     assert (tmp_path / "data" / "splits.tsv").read_text().startswith("# method speakers, fraction 0.25, seed 0\n")
+    named = {"test_speakers": ["p226", "p231"], "fraction": 0.1, "progress": False}
+    result = prepare_vctk(tmp_path / "VCTK", tmp_path / "data", **named)
+    assert set(result.splits["test"].speakers) == {"p226", "p231"}
+    others = {"p225", "p227", "p228", "p229", "p230", "p232"}
+    assert set(result.splits["train"].speakers) == set(result.splits["dev"].speakers) == others
+    assert len(result.splits["test"]) == 20
     with pytest.raises(UserError, match=r"unknown kind of test set 'subsets'; legal are utterances, speakers"):
         prepare_vctk(tmp_path / "VCTK", tmp_path / "data", test="subsets", progress=False)
 
@@ -191,6 +210,12 @@ def test_mini_has_the_phones(tmp_path):
     for split in ("train", "dev", "test"):
         for utterance in DataDir.read(tmp_path / "data" / split):
             assert utterance.ali == ((0.0, 0.1, "a"), (0.1, 0.2, "b"))
+    result = prepare_mini(root, tmp_path / "voices", test_speakers=["f02"], progress=False)
+    assert {split: set(data.speakers) for split, data in result.splits.items()} == {
+        "train": {"m01"},
+        "dev": {"m01"},
+        "test": {"f02"},
+    }
     (root / "ali").write_text("".join(lines[2:]))
     with pytest.raises(UserError, match="has no line for 'm01-001'"):
         prepare_mini(root, tmp_path / "data", progress=False)

@@ -1,5 +1,7 @@
 """Probes learn what is there, do not learn what is not, and never see what they are tested on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,16 @@ def test_another_set_to_train_on():
     assert scores == probes(test, "latents", train)
     with pytest.raises(UserError, match=r"utterance 's0-000' is to be trained on and tested on"):
         probes(test, "latents", test)
+
+
+def test_voices_that_were_held_out_are_learnt_from_the_test_itself():
+    test = said(60, 0)
+    others = [replace(each, utterance_id=f"o{each.utterance_id}", speaker=f"o{each.speaker}") for each in said(48, 2)]
+    scores = probes(test, "latents", others)
+    assert scores["speaker"] == probes(test, "latents")["speaker"]
+    assert scores["word"].trained_on == 48
+    mixed = [*others, replace(test[0], utterance_id="other")]
+    assert probes(test, "latents", mixed)["speaker"].folds == 1
 
 
 @pytest.mark.parametrize("target", ["speaker", "word"])

@@ -17,13 +17,14 @@ from data_fixtures import make_data_dir
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.bin._cli import run as cli
 from sqvae_speech.bin.sweep import main
-from sqvae_speech.config import from_dict
+from sqvae_speech.config import from_dict, load_config, to_dict
 from sqvae_speech.data.shards import write_shards
 from sqvae_speech.errors import UserError
 from sqvae_speech.experiments.slurm import array_script
 from sqvae_speech.experiments.sweep import State, Sweep
 from sqvae_speech.experiments.sweep_config import SweepConfig
 from sqvae_speech.experiments.trials import expand, load_sweep
+from sqvae_speech.training.speech_config import SpeechTrainConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,8 +42,16 @@ if words[2:3] == ["sweep"]:  # a task of a SLURM array: the real sweep, whose tr
     sys.executable = os.environ["STAND_IN"]
     sys.exit(main(words[2:]))
 if module == "sqvae_speech.bin.main":
-    model, output = pathlib.Path(words[words.index("--model") + 1]), pathlib.Path(words[words.index("--output") + 1])
+    output = pathlib.Path(words[words.index("--output") + 1])
     assert words[words.index("--shards") + 1] == "dump/test"
+    if "--features" in words:  # a reference: its error is what --features says, or the number of the runs it finds
+        error = words[words.index("--features") + 1]
+        error = float(error) if error.isdigit() else len(list(pathlib.Path(error).glob("*/status.json")))
+        if error == 13:
+            sys.exit("no such features")
+        output.write_text(json.dumps({"splits": [{"split": "test", "error_db2": {"all": [error]}}]}))
+        sys.exit()
+    model = pathlib.Path(words[words.index("--model") + 1])
     config = yaml.safe_load((model.parents[1] / "config.yaml").read_text())
     error = 100.0 / int(model.name.split("-")[1]) + config["training"]["seed"]
     scores = {"splits": [{"split": "test", "error_db2": {"pooled": error}}]}
@@ -137,6 +146,18 @@ def test_several_files_and_words_of_the_command(tmp_path):
     assert [trial.name for trial in trials_of(write_sweep(tmp_path))] == ["base"]
 
 
+def test_variants_have_names(tmp_path):
+    variants = {"as it is": {}, "larger": {"model.channels": 48, "training.batch_size": 3}}
+    path = write_sweep(tmp_path, variants=variants, grid={"training.learning_rate": [0.1, 0.2]})
+    trials = trials_of(path)
+    assert [trial.name for trial in trials] == [
+        f"{name}_learning_rate={rate}" for name in ("as-it-is", "larger") for rate in (0.1, 0.2)
+    ]
+    assert trials[2].settings == {**variants["larger"], "training.learning_rate": 0.1}
+    assert (trials[2].config["model"]["channels"], trials[0].config["model"]["channels"]) == (48, 768)
+    assert [trial.name for trial in trials_of(write_sweep(tmp_path, variants=variants))] == ["as-it-is", "larger"]
+
+
 def test_random_samples_stay_when_there_are_more_of_them(tmp_path):
     space = {
         "training.learning_rate": {"log_uniform": [1e-5, 1e-2]},
@@ -181,6 +202,7 @@ def test_names_are_those_of_folders(tmp_path):
         ({"configs": []}, "at least one file"),
         ({"configs": ["none.yaml"]}, "no configuration file"),
         ({"score": {"steps": [3]}}, "score.steps needs score.command"),
+        ({"score": {"references": {"mel": []}}}, "score.references needs score.command"),
     ],
 )
 def test_what_a_sweep_can_get_wrong(tmp_path, sections, message):
@@ -256,6 +278,35 @@ def test_means_and_spreads_over_seeds(tmp_path, python, capsys):
     path.write_text(path.read_text().replace("test.error_db2.pooled", "test.error_db2.pool"))
     assert cli(main, [str(path), "--output", str(output), "--results-only"]) == 1
     assert "no score 'test.error_db2.pool', did you mean 'test.error_db2.pooled'?" in capsys.readouterr().err
+
+
+def test_references_are_rows_without_a_run(tmp_path, python, capsys):
+    columns = {"error": "test.error_db2.pooled|test.error_db2.all.0:.1f"}
+    score = {"command": ["score", "--shards", "dump/test"]}
+    score["references"] = {"all runs, counted": ["--features", "{output}"], "log-mel": ["--features", "50"]}
+    grid = {"training.learning_rate": [0.1, 0.2]}
+    path = write_sweep(tmp_path, grid=grid, columns=columns, score=score)
+    output = tmp_path / "out"
+    assert main([str(path), "--output", str(output), "--trial", "learning_rate=0.2"]) == 0
+    assert not (output / "references").exists()  # not by a part of the sweep
+    assert main([str(path), "--output", str(output)]) == 0
+    table = (
+        "| run | step | error |\n| --- | ---: | ---: |\n| all runs, counted |  | 2.0 |\n| log-mel |  | 50.0 |\n"
+        "| learning_rate=0.1 | 20 | 5.0 |\n| learning_rate=0.2 | 20 | 5.0 |\n"
+    )
+    assert (output / "results.md").read_text() == table
+    file = output / "references" / "all-runs-counted" / "scores.json"
+    time_of = file.stat().st_mtime_ns
+    assert main([str(path), "--output", str(output)]) == 0
+    assert file.stat().st_mtime_ns == time_of
+
+
+def test_a_reference_that_fails_is_named(tmp_path, python, capsys):
+    score = {"command": ["score", "--shards", "dump/test"], "references": {"bad": ["--features", "13"]}}
+    path = write_sweep(tmp_path, columns={"loss": "valid/loss"}, score=score)
+    assert main([str(path), "--output", str(tmp_path / "out")]) == 1
+    assert "| base | 20 |" in (text := capsys.readouterr().out)
+    assert "- bad: not scored" in text
 
 
 def test_a_signal_saves_the_trial_and_ends_the_sweep(tmp_path, python):
@@ -407,6 +458,21 @@ def test_the_sweep_of_fsdd_is_whole():
     assert names == ["vq_ema", "vq_gradient", "type1", "type3", "train", "fast"]
     steps = load_sweep(path).score.steps
     assert all(set(steps) <= set(trial.config["training"]["keep_steps"]) for trial in trials_of(path))
+
+
+def test_the_sweeps_of_mini_are_whole():
+    conf = ROOT / "egs" / "mini" / "conf"
+    evidence = {trial.name: trial for trial in trials_of(conf / "evidence.yaml")}
+    baselines = {"vq_ema", "vq_gradient", "vq_ema_64", "type1", "type3", "type4_64", "vmf", "residual"}
+    assert {"train", "published", "train_phonetic"} | baselines == set(evidence)
+    # what is shipped is what was found, and the general configuration is the same
+    found = [trial for trial in trials_of(conf / "phonetic.yaml") if trial.group == "K-64-voices-adversary"]
+    shipped = evidence["train_phonetic"].config["model"]
+    assert found
+    assert all(trial.config["model"] == shipped for trial in found)
+    general = load_config(SpeechTrainConfig, ROOT / "recipes" / "conf" / "speech_phonetic.yaml").model
+    assert to_dict(general.invariance) == shipped["invariance"]
+    assert general.quantizer.codebook_size == shipped["quantizer"]["codebook_size"]
 
 
 def test_a_sweep_needs_configurations():

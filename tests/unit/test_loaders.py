@@ -1,40 +1,27 @@
 """docs/loaders.md, run from top to bottom: with the libraries that it names, and by exact bytes elsewhere."""
 
-import re
-import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from documentation import ROOT, blocks, run_bash, run_python
 from units_world import SECONDS, make_world
 
-from sqvae_speech.bin.main import main
 from sqvae_speech.units.store import read_units
 
-PAGE = Path(__file__).parents[2] / "docs" / "loaders.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
-
-def sections() -> dict[str, list[tuple[str, str]]]:
-    """Title -> its blocks: language and text."""
-    title, *rest = re.split(r"^## (.*)\n", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    parts = {"": title, **dict(zip(rest[::2], rest[1::2], strict=True))}
-    return {name: BLOCK.findall(text) for name, text in parts.items()}
+PAGE = ROOT / "docs" / "loaders.md"
 
 
 def run(section: str) -> SimpleNamespace:
     """Run the blocks of a section in the current folder; gives what its Python defines."""
     names: dict = {"__name__": "loaders"}
-    for language, text in sections()[section]:
-        if language == "bash":
-            for line in text.replace("\\\n", " ").splitlines():
-                program, *words = shlex.split(line)
-                assert program == "sqvae-speech"
-                assert main(words) == 0
-        elif language == "python":
-            exec(compile(text, f"{PAGE.name}: {section}", "exec"), names)
+    for block in blocks(PAGE):
+        if block.section == section and block.language == "bash":
+            run_bash(block)
+        elif block.section == section and block.language == "python":
+            run_python([block], names)
     return SimpleNamespace(**names)
 
 
@@ -59,7 +46,7 @@ def codes(world) -> dict[str, list[int]]:
 
 def test_every_section_is_run_here():
     text = Path(__file__).read_text(encoding="utf-8")
-    assert all(f'run("{section}")' in text for section in sections())
+    assert all(f'run("{block.section}")' in text for block in blocks(PAGE))
 
 
 def test_python(world):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from documentation import ROOT, blocks, run_python
 from units_world import make_model, voice
 
 from sqvae_speech.audio.logmel import LogMel
@@ -21,7 +22,6 @@ from sqvae_speech.models.exported import ExportedTokenizer
 from sqvae_speech.models.graph import GraphLogMel, WavToUnits, least_samples
 from sqvae_speech.tokenizer import SpeechTokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ["sqvae16k", "melgan22k", "waveglow22k", "vocos24k"]
 KINDS = {
     "type I": {"covariance": "global"},
@@ -101,9 +101,7 @@ def check_documented(tokenizer: SpeechTokenizer, folder: Path, monkeypatch: pyte
     """The lines of docs/deployment.md, on the file that was exported."""
     monkeypatch.chdir(folder)
     soundfile.write("speech.wav", voice(0.6, 2), 16_000, subtype="FLOAT")
-    lines = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    names: dict = {}
-    exec(lines, names)
+    names = run_python(blocks(ROOT / "docs" / "deployment.md", "python"))
     units = tokenizer.encode("speech.wav")
     np.testing.assert_array_equal(names["units"], units[0].numpy())
     np.testing.assert_allclose(names["starts"], units.times[:, 0].numpy())

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from documentation import ROOT, blocks, run_python
 from units_world import make_model, voice
 
 from sqvae_speech import tokenizer as module
@@ -26,7 +27,6 @@ from sqvae_speech.models.card import model_card
 from sqvae_speech.models.pretrained import load_speech_model
 from sqvae_speech.tokenizer import SpeechTokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WAV = voice(0.5, 1).astype(np.float32)
 
@@ -192,9 +192,7 @@ def test_the_cards_python_lines_run(folder, tmp_path, monkeypatch):
     SpeechTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "small")
     soundfile.write(tmp_path / "speech.wav", WAV, 16_000)
     monkeypatch.chdir(tmp_path)
-    lines = (tmp_path / "small" / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    names: dict = {}
-    exec(lines, names)
+    names = run_python(blocks(tmp_path / "small" / "README.md", "python"))
     assert names["units"].codes.shape == (1, 1, 24)
     assert names["speech"].wav.shape == (1, 47 * 160)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from data_fixtures import make_data_dir
@@ -16,6 +17,7 @@ from sqvae_speech.audio.front_end import FrontEnd
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.train import main
+from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.shards import write_shards
 from sqvae_speech.models.pretrained import load_speech_model
 from sqvae_speech.training.metrics_log import read_metrics
@@ -34,6 +36,7 @@ KINDS = {
     "--training.codebook_init data",
     "grouped": "--model.quantizer.kind vq --model.quantizer.num_groups 2 --model.quantizer.num_quantizers 2 "
     "--model.quantizer.shared_codebook true --training.codebook_init data",
+    "convolutional": "--model.decoder convolutional --model.decoder_channels 8 --model.decoder_blocks 2",
 }
 
 
@@ -70,6 +73,21 @@ def test_a_run_interrupted_and_resumed_is_the_run_never_interrupted(shards, tmp_
     assert losses(whole, "valid")[8] == losses(parts, "valid")[8]
     expected, got = weights(whole, 8), weights(parts, 8)
     assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_voices_by_vectors(shards, tmp_path, capsys):
+    """Some of speakers, some of utterances; what is saved has one of each speaker."""
+    index = ShardIndex.load(shards)
+    rng = np.random.default_rng(0)
+    names = [*index.speakers[:2], *(one.utterance_id for one in index.entries() if one.speaker == index.speakers[2])]
+    vectors = {name: rng.standard_normal(6).astype(np.float32) for name in names}
+    np.savez(tmp_path / "spk.npz", **vectors)
+    voices = f"--model.speaker vector --model.speaker_vector_dim 6 --data.speaker_vectors {tmp_path / 'spk.npz'}"
+    assert main(words(shards, tmp_path / "exp", voices, "--training.num_steps 4")) == 0
+    embedding = load_speech_model(tmp_path / "exp").model.decoder.speaker_embedding
+    expected = [*(vectors[name] for name in names[:2]), np.mean([vectors[name] for name in names[2:]], axis=0)]
+    np.testing.assert_allclose(embedding.vectors, expected, rtol=1e-6)
+    assert "needs a file of vectors" in error(words(shards, tmp_path / "no", "--model.speaker vector"), capsys)
 
 
 def test_a_run_learns_and_leaves_what_it_promises(shards, tmp_path):

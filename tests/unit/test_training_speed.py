@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from sqvae_speech import allocation
 from sqvae_speech.config import load_config
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
 from sqvae_speech.quantization import QuantizerConfig
-from sqvae_speech.training import allocation
 from sqvae_speech.training.adam import Adam
 from sqvae_speech.training.compilation import compile_model
 from sqvae_speech.training.config import TrainingConfig

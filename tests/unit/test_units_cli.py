@@ -61,6 +61,24 @@ def test_convert(world, tmp_path, capsys):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"ann-2-to-bob.wav", "ann-2-to-bob.png", "log.jsonl"}
     assert main([*argv, "--shards", str(world.shards), "--all-pairs", "--max", "2", "--no-plots"]) == 0
     assert "2 wavs" in capsys.readouterr().out
+    (tmp_path / "pairs").write_text("bob-1 bob\nann-1 eve\n")
+    argv = [*argv, "--shards", str(world.shards), "--pairs", str(tmp_path / "pairs"), "--no-plots"]
+    assert main(argv) == 0
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["wav"] for line in log] == ["ann-1-to-eve.wav", "bob-1-to-bob.wav"]
+    assert {line["vocoder"] for line in log} == {"griffin_lim"}
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*argv, "--max", "3"])
+    assert "--pairs says what to convert" in capsys.readouterr().err
+
+
+def test_a_faulty_wav_is_an_error(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sqvae_speech.audio.faults.wav_faults", lambda *_: ["it is too beautiful"])
+    argv = ["convert", "--model", str(world.model), "--device", "cpu", "--quiet", "--output", str(tmp_path / "out")]
+    assert main([*argv, "--shards", str(world.shards), "--target-speaker", "bob", "--max", "1", "--no-plots"]) == 1
+    errors = capsys.readouterr().err
+    assert "error: 1 of 1 have faults: ann-1-to-bob.wav" in errors
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import soundfile
 import torch
 from units_world import SECONDS, SPEAKERS, make_model, make_world, voice
 
+from sqvae_speech.audio.loudness import active_level, integrated_loudness
 from sqvae_speech.audio.vocoder import GriffinLim, load_vocoder
 from sqvae_speech.data.reader import iterate_utterances
 from sqvae_speech.errors import UserError
@@ -15,6 +16,7 @@ from sqvae_speech.units.convert_files import (
     Source,
     convert_files,
     plan_conversions,
+    read_pairs,
     shard_sources,
     unit_sources,
     wav_sources,
@@ -111,7 +113,92 @@ def test_shards_to_every_other_speaker(world, vocoder, tmp_path):
         assert 0 < np.abs(wav).max() <= 1
         assert (tmp_path / "out" / line["plot"]).read_bytes()[1:4] == b"PNG"
         assert line["units"] == (num_frames[line["utterance_id"]] - 2) // 2
+        assert line["start"] == 0.01, "the encoder's first convolution takes a frame of 10 ms at each end"
+        assert line["source_seconds"] == pytest.approx(SECONDS[line["utterance_id"]], abs=1e-4)
+        assert line["checkpoint"] == world.bundle.fingerprint
+        assert line["vocoder"] == "GriffinLim"
+        assert line["faults"] == []
     assert len(list((tmp_path / "out").iterdir())) == 7
+
+
+def test_a_result_is_as_loud_as_its_source(world, vocoder, tmp_path):
+    """From shards: as the source's log-mel through the same vocoder; from a recording: as the recording."""
+    plan = plan_conversions(shard_sources(world.shards, world.bundle.mel_spec)[:2], ["bob"])
+    wavs = [world.root / "wavs" / "ann-1.wav", world.root / "wavs" / "ann-2.wav"]
+    plan_of_wavs = plan_conversions(wav_sources(wavs, world.bundle.mel_spec), ["bob"])
+    for name, conversions in (("shards", plan), ("wavs", plan_of_wavs)):
+        log = convert_files(
+            world.bundle, conversions, vocoder, tmp_path / name, plots=False, progress=False, vocoder_name="x"
+        )
+        assert [line["level"]["measure"].split()[0] for line in log] == ["LUFS", "dB"], "0.61 s and 0.2 s"
+        assert {line["vocoder"] for line in log} == {"x"}
+        for line, path in zip(log, wavs, strict=True):
+            made, _ = soundfile.read(tmp_path / name / line["wav"])
+            if name == "wavs":
+                reference, _ = soundfile.read(path)
+                assert line["source"] == str(path)
+            else:
+                utterance = next(
+                    u for u in iterate_utterances(world.shards) if u.utterance_id == line["utterance_id"]
+                )
+                reference = vocoder.vocode(torch.from_numpy(utterance.mel), peak=utterance.peak).numpy()
+                assert line["source"] is None
+            measured = integrated_loudness if line["utterance_id"] == "ann-1" else active_level
+            limited = line["level"]["limited"]
+            assert measured(made, 16_000) == pytest.approx(measured(reference, 16_000) - limited, abs=0.1)
+            assert line["level"]["converted"] == pytest.approx(line["level"]["source"] - limited, abs=0.02)
+
+
+class Broken(GriffinLim):
+    """A vocoder that spoils its wavs."""
+
+    def __init__(self, mel_spec, spoil):
+        super().__init__(mel_spec, n_iter=1)
+        self.spoil = spoil
+
+    def vocode(self, mel, peak=None, lengths=None):
+        return self.spoil(super().vocode(mel, peak, lengths))
+
+
+def with_nan(wav):
+    return torch.where(torch.arange(len(wav)) == 5, torch.nan, wav)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault", "written"),
+    [
+        (lambda wav: wav[:-200], "samples, and should have", True),
+        (lambda wav: wav * 0, "it is silent", True),
+        (with_nan, "1 of 9440 samples are NaN", False),
+    ],
+)
+def test_every_wav_is_checked(world, tmp_path, caplog, spoil, fault, written):
+    sources = shard_sources(world.shards, world.bundle.mel_spec)[:1]
+    vocoder = Broken(world.bundle.mel_spec, spoil)
+    log = convert_files(world.bundle, [(sources[0], "bob")], vocoder, tmp_path, plots=False, progress=False)
+    assert len(log[0]["faults"]) == 1
+    assert fault in log[0]["faults"][0]
+    assert f"ann-1-to-bob.wav: {log[0]['faults'][0]}" in caplog.text
+    assert (log[0]["wav"] is not None) == written == (tmp_path / "ann-1-to-bob.wav").exists()
+    assert json.loads((tmp_path / "log.jsonl").read_text()) == log[0]
+
+
+def test_pairs_of_a_file(tmp_path):
+    sources = [Source(f"{speaker}-{n}", speaker, lambda: None) for speaker in "ab" for n in range(2)]
+    path = tmp_path / "pairs"
+    path.write_text("# source target\nb-1 a\n\na-0  b\nb-1 b\n")
+    plan = [(source.utterance_id, target) for source, target in read_pairs(path, sources, "ab")]
+    assert plan == [("a-0", "b"), ("b-1", "a"), ("b-1", "b")]
+    for text, message in (
+        ("a-0 b\na-0\n", r"pairs:2: 'a-0' should be 'SOURCE-UTTERANCE TARGET-SPEAKER'"),
+        ("a-7 b\n", r"pairs:1: no source is called 'a-7', did you mean 'a-"),
+        ("a-0 c\n", r"pairs:1: speaker 'c' was not trained"),
+        ("a-0 b\nb-0 a\na-0 b\n", r"pairs:3: 'a-0 b' is on line 1 already"),
+        ("# nothing\n", "lists no pair"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_pairs(path, sources, "ab")
 
 
 def test_the_plan_spreads_over_pairs():

@@ -4,13 +4,12 @@ The structure and the constants are those of espeak-ng's public header, ``speak_
 """
 
 import ctypes
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from sqvae_speech.data.espeak import STRESS, open_engine
 from sqvae_speech.errors import UserError
 
 SAMPLE_RATE = 22050
@@ -38,9 +37,8 @@ class _Event(ctypes.Structure):
 
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
-_SYNCHRONOUS, _PHONEMES_AS_IPA, _DO_NOT_EXIT, _UTF8 = 2, 0x0003, 0x8000, 1
+_UTF8 = 1
 _LIST_TERMINATED, _PHONEME = 0, 7
-_LONGEST_PATH = 150  # bytes: espeak cuts its data path at 160 and then finds nothing
 _RATE, _VOLUME, _PITCH = 1, 2, 3
 
 
@@ -48,32 +46,9 @@ class Espeak:
     """One espeak-ng engine; its state lasts for the process, so each voice is spoken in a process of its own."""
 
     def __init__(self) -> None:
-        try:
-            import espeakng_loader
-        except ImportError:
-            raise UserError(
-                "the mini corpus is spoken by espeak-ng, and the package espeakng-loader is not installed; "
-                "install it with: pip install espeakng-loader"
-            ) from None
-        path, self._data = espeakng_loader.get_library_path(), str(espeakng_loader.get_data_path())
-        try:
-            self._library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise UserError(
-                f"cannot load espeak-ng from {path} ({error}); "
-                "install it again with: pip install --force-reinstall espeakng-loader"
-            ) from None
-        if len(os.fsencode(self._data)) > _LONGEST_PATH:
-            self._short = TemporaryDirectory(prefix="espeak-")  # kept: it goes when the engine does
-            link = Path(self._short.name, "data")
-            link.symlink_to(self._data)
-            self._data = str(link)
-        options = _PHONEMES_AS_IPA | _DO_NOT_EXIT
-        if self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._data), options) < 0:
-            raise UserError(
-                f"espeak-ng cannot read its voices in {self._data}; "
-                "install them again with: pip install --force-reinstall espeakng-loader"
-            )
+        # kept whole: a folder that holds its data goes when the engine does
+        self._engine = open_engine("the mini corpus is spoken by")
+        self._library, self._data = self._engine.library, self._engine.data
         self._library.espeak_Info.restype = ctypes.c_char_p
         self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         self._library.espeak_ng_SetRandSeed(1)
@@ -137,7 +112,7 @@ def align(wav: np.ndarray, events: Sequence[Phone]) -> list[Phone]:
         end = events[position + 1][0] if position + 1 < len(events) else len(wav)
         if not 0 <= sample <= end <= len(wav):
             raise RuntimeError(f"espeak-ng's events are out of order: {name!r} at {sample} to {end} of {len(wav)}")
-        name = name.strip().lstrip("ˈˌ").replace(":", "ː")
+        name = name.strip().lstrip(STRESS).replace(":", "ː")
         before, previous = phones[-1]
         first, last = np.searchsorted(loud, (sample, end))
         if last > first and name:

@@ -1,6 +1,6 @@
 """What the corpora of speech share: the report, dividing, and writing the splits."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sqvae_speech.audio.wav import wav_info
@@ -8,7 +8,7 @@ from sqvae_speech.data.kaldi import DataDir, Utterance
 from sqvae_speech.data.preparation import BasePreparation, LeftOut, examples, write_left_out
 from sqvae_speech.data.split_list import NAME, Division, divide_by_list, write_split_list
 from sqvae_speech.data.splits import SPLITS, Item, split_by_sentence, split_by_speaker
-from sqvae_speech.errors import UserError
+from sqvae_speech.errors import UserError, nearest
 
 TESTS = ("utterances", "speakers")
 HEADINGS = ("split", "utterances", "speakers", "hours", "shortest s", "longest s")
@@ -97,6 +97,36 @@ def divide_rest(
     splits = divide(rest, "utterances", fraction, seed, sentence)
     # what would have been the test of these speakers is trained on
     return {"train": splits["train"] + splits["test"], "dev": splits["dev"], "test": tested}
+
+
+def divide_by_voices(
+    utterances: Iterable[Utterance],
+    speakers: Sequence[str],
+    fraction: float,
+    seed: int,
+    sentence: Callable[[Utterance], str] = lambda utterance: utterance.utterance_id,
+) -> dict[str, list[Utterance]]:
+    """Return train, dev and test, where test is all that these speakers say; see :func:`divide` with ``speakers``.
+
+    Raises:
+        UserError: a speaker that there is not, no other speaker to train on.
+    """
+    utterances = list(utterances)
+    check_speakers(speakers, {utterance.speaker for utterance in utterances})
+    rest = [utterance for utterance in utterances if utterance.speaker not in speakers]
+    return divide_rest(rest, [u for u in utterances if u.speaker in speakers], fraction, seed, sentence)
+
+
+def check_speakers(chosen: Sequence[str], known: Iterable[str]) -> None:
+    """Raise :class:`UserError` unless the chosen speakers are some, and not all, of those there are."""
+    known = sorted(set(known))
+    for speaker in chosen:
+        if speaker not in known:
+            raise UserError(
+                f"no speaker {speaker!r}{nearest(speaker, known)}; there are {', '.join(known)} (--test-speakers)"
+            )
+    if set(chosen) == set(known):
+        raise UserError(f"--test-speakers {' '.join(chosen)} are all that there are; leave some to train on")
 
 
 def check_test(test: str, legal: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sqvae_speech.audio.wav import read_wav, write_wav
-from sqvae_speech.data.corpora.common import Division, Preparation, write_splits
+from sqvae_speech.data.corpora.common import Division, Preparation, check_speakers, write_splits
 from sqvae_speech.data.ids import check_id
 from sqvae_speech.data.kaldi import Interval, Utterance
 from sqvae_speech.data.preparation import LeftOut, existing_corpus, refuse_damage
@@ -43,6 +43,7 @@ def prepare_fsdd(
     corpus: str | Path,
     output: str | Path,
     *,
+    test_speakers: Sequence[str] = (),
     seed: int = 0,
     max_bad: int = 0,
     channel: str | None = None,
@@ -56,17 +57,19 @@ def prepare_fsdd(
     the words, ``ali`` their intervals.
 
     Splits: test is index 0 to 4, dev index 5 to 9, train the others (10 to 49), so each has all speakers and digits.
+    With ``test_speakers`` test is all that these say, and what would have been the test of the others is in dev.
 
     Args:
         corpus: the zip, or the unpacked folder, at whatever depth ``recordings`` lies.
         output: folder for the data directories.
+        test_speakers: who are in neither train nor dev.
         seed: of the order in which digits are joined.
         max_bad: recordings that may be unreadable, empty, silent, of several channels or of another rate.
         channel: of recordings with several channels: ``"mix"`` or a number from 0; None refuses them.
         progress: show a progress bar.
 
     Raises:
-        UserError: no such corpus, none of its recordings found, more than ``max_bad`` damaged.
+        UserError: no such corpus, none of its recordings found, no such speaker, more than ``max_bad`` damaged.
     """
     path = existing_corpus(corpus, WHAT, folder_only=False)
     output = Path(output)
@@ -98,16 +101,27 @@ def prepare_fsdd(
             reason = f"{name}: {rate} Hz, the other recordings have {common} Hz; resample it"
             left_out.append(LeftOut(name, reason, damaged=True))
             continue
-        split = next((s for s, indices in SPLIT_INDICES.items() if int(match["index"]) in indices), "train")
-        groups[match["speaker"], split].append(_Digit(name, int(match["digit"]), wav))
+        groups[match["speaker"], _split(match, test_speakers)].append(_Digit(name, int(match["digit"]), wav))
     refuse_damage(left_out, max_bad)
+    if test_speakers:
+        check_speakers(test_speakers, (speaker for speaker, _ in groups))
     utterances: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
     for (speaker, split), digits in sorted(groups.items()):
         for number, group in enumerate(_spread(digits, common, random.Random(f"{seed}:{split}:{speaker}"))):
             name = f"{speaker}-{split}-{number:03d}"
             utterances[split].append(_join(name, speaker, group, common, output / "wavs" / f"{name}.wav"))
     # which recordings are in which split is the corpus' own; the seed decides how they are joined
-    return write_splits(utterances, left_out, output, Division("as in the corpus", seed=seed))
+    method = f"test speakers {' '.join(test_speakers)}" if test_speakers else "as in the corpus"
+    return write_splits(utterances, left_out, output, Division(method, seed=seed))
+
+
+def _split(match: re.Match, test_speakers: Sequence[str]) -> str:
+    split = next((s for s, indices in SPLIT_INDICES.items() if int(match["index"]) in indices), "train")
+    if not test_speakers:
+        return split
+    if match["speaker"] in test_speakers:
+        return "test"
+    return "dev" if split == "test" else split
 
 
 def _spread(digits: list[_Digit], sample_rate: int, rng: random.Random) -> list[list[_Digit]]:

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqvae_speech.data.corpora.common import Preparation
@@ -18,6 +19,7 @@ def prepare_mini(
     corpus: str | Path,
     output: str | Path,
     *,
+    test_speakers: Sequence[str] = (),
     fraction: float = 0.05,
     seed: int = 0,
     split_list: str | Path | None = None,
@@ -39,6 +41,7 @@ def prepare_mini(
     result = prepare_vctk(
         root,
         output,
+        test_speakers=test_speakers,
         fraction=fraction,
         seed=seed,
         split_list=split_list,

@@ -9,7 +9,7 @@ Two layouts are in use, and both are read:
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from sqvae_speech.data.corpora.common import (
     Preparation,
     check_test,
     divide,
+    divide_by_voices,
     duration_of,
     write_splits,
 )
@@ -40,6 +41,7 @@ def prepare_vctk(
     *,
     mic: str = "mic1",
     test: str = "utterances",
+    test_speakers: Sequence[str] = (),
     fraction: float = 0.05,
     seed: int = 0,
     require_text: bool = True,
@@ -67,6 +69,7 @@ def prepare_vctk(
         output: folder for the data directories.
         mic: ``mic1`` (omni-directional) or ``mic2`` (small diaphragm condenser), for the 0.92 layout.
         test: what test is made of, ``utterances`` or ``speakers``.
+        test_speakers: test is all that these say, in place of speakers drawn.
         fraction: part of each speaker's utterances for dev, and for test; or of the speakers for test.
         seed: of the splits.
         require_text: leave out recordings without transcript; if False, all are taken and no ``text`` is written.
@@ -77,8 +80,8 @@ def prepare_vctk(
         ali: intervals by utterance id, for corpora that have them.
 
     Raises:
-        UserError: no such corpus, not this layout, an unknown ``mic`` or ``test``, more than ``max_bad`` damaged
-            recordings, a split list that does not fit.
+        UserError: no such corpus, not this layout, an unknown ``mic``, ``test`` or speaker, more than ``max_bad``
+            damaged recordings, a split list that does not fit.
     """
     check_test(test, TESTS)
     if mic not in MICS:
@@ -120,8 +123,12 @@ def prepare_vctk(
             )
         )
     refuse_damage(left_out, max_bad)
-    splits = divide(utterances, test, fraction, seed, _text_or_number)
-    method = "sentences" if test == "utterances" else test
+    if test_speakers:
+        splits = divide_by_voices(utterances, test_speakers, fraction, seed, _text_or_number)
+        method = f"test speakers {' '.join(test_speakers)}"
+    else:
+        splits = divide(utterances, test, fraction, seed, _text_or_number)
+        method = "sentences" if test == "utterances" else test
     return write_splits(splits, left_out, output, Division(method, fraction, seed, split_list))
 
 

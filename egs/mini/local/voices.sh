@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# How much nearer conversion comes to the true target on the mini corpus, where every voice says the same sentence of the
+# test split: the table of RESULTS.md.
+#
+#     bash egs/mini/local/voices.sh                      # after egs/mini/run.sh, in the recipe's folder
+#     bash egs/mini/local/voices.sh WORK_DIR [MODEL [OUTPUT_DIR]]
+set -euo pipefail
+
+recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+work_dir=${1:-$recipe}
+model=${2:-$work_dir/exp/train_sqvae16k}
+output=${3:-$model/voices}
+test="$work_dir/data/test"
+source "$recipe/../../tools/activate.sh"
+
+mkdir -p "$output"
+# sentences of several speakers, in every voice
+awk 'NR == FNR { name = $1; $1 = ""; said[$0]++; of[name] = $0; next }
+     FILENAME ~ /spk2utt$/ { speakers[$1]; next }
+     said[of[$1]] > 1 { for (speaker in speakers) print $1, speaker }' \
+    "$test/text" "$test/spk2utt" "$test/utt2spk" > "$output/pairs"
+python -m sqvae_speech.bin.main convert --model "$model" --shards "$work_dir/dump/sqvae16k/test" --pairs "$output/pairs" \
+    --output "$output/wav" --no-plots
+python -m sqvae_speech.bin.main evaluate voices --wavs "$output/wav" --names mini --data "$test" \
+    --train-data "$work_dir/data/train" --output "$output/voices.json" --quiet

@@ -1,0 +1,150 @@
+"""Say a text in the voice of a speaker, as wav: ``sqvae-speech speak``.
+
+A text-to-units model (`sqvae-speech train`, task text_to_units) makes units of the text, the speech model that they
+are of makes a log-mel of them, and a vocoder makes it sound.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqvae_speech.bin._cli import ArgumentParser, run
+from sqvae_speech.errors import UserError
+
+if TYPE_CHECKING:
+    from sqvae_speech.models.pretrained import SpeechBundle
+
+
+def parser() -> ArgumentParser:
+    """The options."""
+    options = ArgumentParser(prog="sqvae-speech speak", description=__doc__)
+    source = options.add_mutually_exclusive_group(required=True)
+    source.add_argument("text", nargs="?", metavar="TEXT", help="what to say")
+    source.add_argument("--file", metavar="FILE", help="the lines of this file")
+    source.add_argument(
+        "--like", metavar="FILE", help="the texts of this unit store, as their speakers, or as --speaker"
+    )
+    options.add_argument("--max", type=int, metavar="N", help="only the first of so many texts")
+    options.add_argument("--model", required=True, metavar="DIR", help="text-to-units run, checkpoint or export")
+    options.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="the speech model whose units they are (default: the folder that --model is in)",
+    )
+    options.add_argument("--speaker", metavar="NAME", help="a speaker seen in training")
+    options.add_argument(
+        "--output",
+        required=True,
+        metavar="PATH",
+        help="the wav; of several texts a folder, for wavs and units.parquet",
+    )
+    options.add_argument("--temperature", type=float, default=0.0, help="0 says it always alike; 1 draws it")
+    options.add_argument("--seed", type=int, default=0, help="other draws")
+    options.add_argument("--rounds", type=int, default=8, metavar="N", help="in which the units are filled in")
+    options.add_argument("--rate", type=float, default=1.0, help="2 speaks twice as fast")
+    options.add_argument("--units", metavar="FILE", help="write the units here too, in the form that the name says")
+    options.add_argument(
+        "--vocoder",
+        default="griffin_lim",
+        help="how log-mels become sound: griffin_lim, hub:<repository or folder>:<entry>, vocos",
+    )
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Speak; prints what was written."""
+    args = parser().parse_args(argv)
+    from sqvae_speech.audio.faults import write_checked_wav
+    from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
+    from sqvae_speech.models.vocoders import load_vocoder
+    from sqvae_speech.units.batches import choose_device
+    from sqvae_speech.units.convert_voice import require_units_of, speak_units, speaker_index
+    from sqvae_speech.units.formats import write_format
+    from sqvae_speech.units.meta import UnitStoreMeta
+    from sqvae_speech.units.text_speaking import speak_texts
+
+    lines = _lines(args)
+    device = str(choose_device(args.device))
+    bundle = load_text_to_units(args.model, device)
+    tokenizer = _tokenizer(args.tokenizer, Path(args.model), device)
+    require_units_of(tokenizer, UnitStoreMeta.from_dict(bundle.units), f"the text-to-units model {args.model}")
+    for line in lines:
+        speaker_index(tokenizer.speakers, line.speaker)
+    vocoder = load_vocoder(args.vocoder, tokenizer.mel_spec)
+    store = speak_texts(
+        bundle,
+        [line.text for line in lines],
+        [line.speaker for line in lines],
+        ids=[line.name for line in lines],
+        temperature=args.temperature,
+        rounds=args.rounds,
+        rate=args.rate,
+        seed=args.seed,
+    )
+    output = Path(args.output)
+    wanted = [Path(args.units)] if args.units else []
+    if args.text is None:
+        wanted.append(output / "units.parquet")
+    for path in wanted:
+        print(*write_format(path, store), sep="\n")
+    for units in store:
+        wav = speak_units(tokenizer, units, str(units.speaker), vocoder, device=device).wav
+        path = output if args.text is not None else output / f"{units.utterance_id}.wav"
+        write_checked_wav(path, wav, tokenizer.mel_spec.sample_rate)
+        print(f"{path}  {len(wav) / tokenizer.mel_spec.sample_rate:.2f} s  {units.speaker}: {units.text}")
+    return 0
+
+
+class _Line(NamedTuple):
+    name: str
+    text: str
+    speaker: str
+
+
+def _lines(args: argparse.Namespace) -> list[_Line]:
+    """What is to be said, by whom."""
+    if args.max is not None and args.max < 1:
+        raise UserError(f"--max {args.max}; at least 1 text is needed")
+    if args.like is not None:
+        from sqvae_speech.units.store import read_units
+
+        found = [
+            _Line(units.utterance_id, units.text, speaker)
+            for units in read_units(args.like)
+            if units.text and (speaker := args.speaker or units.speaker)
+        ]
+    else:
+        if args.speaker is None:
+            raise UserError("--speaker is needed: the name of a speaker seen in training")
+        texts = [args.text] if args.text is not None else _texts(Path(args.file))
+        found = [_Line(f"text-{number:04d}", text, args.speaker) for number, text in enumerate(texts, 1)]
+    if not found:
+        raise UserError(f"{args.like or args.file} has no text to be said (a unit store without texts or speakers?)")
+    return found[: args.max]
+
+
+def _texts(path: Path) -> list[str]:
+    from sqvae_speech.data.files import read_text
+
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def _tokenizer(given: str | None, model: Path, device: str) -> "SpeechBundle":
+    from sqvae_speech.models.pretrained import load_speech_model
+
+    if given is not None:
+        return load_speech_model(given, device)
+    try:
+        return load_speech_model(model.resolve().parent, device)
+    except UserError:
+        raise UserError(
+            f"{model.resolve().parent}, the folder that --model is in, holds no speech model: give --tokenizer, the "
+            "model that made the units"
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
