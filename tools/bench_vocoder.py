@@ -24,15 +24,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench_common import machine_facts, write_results
-from sqvae_speech.evaluation.voice_cepstra import mel_cepstral_distortion
-from sqvae_speech.evaluation.voice_quality import pesq, stoi
-from sqvae_speech.evaluation.voice_spectra import stft_distance
 
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.vocoder import Vocoder
 from sqvae_speech.audio.wav import read_wav, write_wav
 from sqvae_speech.data.kaldi import DataDir
+from sqvae_speech.evaluation.voice_cepstra import mel_cepstral_distortion
+from sqvae_speech.evaluation.voice_quality import pesq, stoi
+from sqvae_speech.evaluation.voice_spectra import stft_distance
 from sqvae_speech.models.istft_vocoder import IstftVocoder
 from sqvae_speech.models.vocoders import load_vocoder
 
