@@ -208,8 +208,9 @@ class VocoderNetwork(nn.Module):
         for block in self.blocks:
             x = block(x, real)
         magnitude, turn = self.head(self.last_norm(x)).float().chunk(2, dim=-1)
-        magnitude = (magnitude + self.guess.log_magnitude(mel.float())).clamp(max=self._largest)
-        return Polar(magnitude, turn + self.guess.turn(magnitude))
+        with torch.autocast(mel.device.type, enabled=False):  # products of magnitudes need all digits
+            magnitude = (magnitude + self.guess.log_magnitude(mel.float())).clamp(max=self._largest)
+            return Polar(magnitude, turn + self.guess.turn(magnitude))
 
 
 def resampled_filterbank(spec: MelSpec, n_fft: int) -> np.ndarray:
