@@ -59,7 +59,7 @@ def vocoder_card(bundle: VocoderBundle, name: str, *, licence: str | None = None
         "data": data or "not stated",
         "features": f"{spec.name}: {spec.sample_rate} Hz, {spec.n_mels} mels, hop {spec.hop_length}",
         "network": f"{config.num_blocks} ConvNeXt blocks of {config.channels} channels, {weights:,} weights",
-        "context": f"{bundle.model.context} frames on either side",
+        "context": f"{bundle.model.network.context} frames on either side",
         "training": f"{bundle.step} steps",
         "licence": licence or "not stated: ask the authors before you use it",
     }
