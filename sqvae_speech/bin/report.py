@@ -87,8 +87,8 @@ def _listening(args: argparse.Namespace, folder: "RunFolder") -> "Listening":
         return Listening(note="The run has no checkpoint to make examples with.")
     if shards is None:
         return Listening(note="The shards that the run was validated on are not there: give others with --shards.")
-    from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.models.pretrained import load_speech_model
+    from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.reporting.run_folder import short_path
     from sqvae_speech.reporting.speech_examples import speech_examples
     from sqvae_speech.units.batches import choose_device

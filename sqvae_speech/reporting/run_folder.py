@@ -34,6 +34,7 @@ class RunFolder:
         scores: of ``sqvae-speech score``.
         lm_scores: of ``sqvae-speech lm score``.
         evaluation: of ``sqvae-speech evaluate``.
+        voices: of ``sqvae-speech evaluate voices``.
         codebook: of ``sqvae-speech evaluate codebook``.
         conversions: of ``sqvae-speech convert``.
     """
@@ -50,6 +51,7 @@ class RunFolder:
     scores: dict[str, Any] | None = None
     lm_scores: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
+    voices: dict[str, Any] | None = None
     codebook: dict[str, Any] | None = None
     conversions: list[dict[str, Any]] = field(default_factory=list)
 
@@ -97,6 +99,7 @@ def read_run_folder(path: Path) -> RunFolder:
         scores=_scores(path / "scores" / "scores.json"),
         lm_scores=_scores(path / "scores.json") or _scores(path / "lm" / "scores.json"),
         evaluation=_with(read_object(path / "evaluation.json"), "representations"),
+        voices=_with(read_object(path / "voices.json"), "folders"),
         codebook=_with(read_object(path / "codebook" / "codebook.json"), "codes"),
         conversions=[line for line in read_json_lines(log) if "wav" in line] if log.is_file() else [],
     )

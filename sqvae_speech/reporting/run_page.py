@@ -97,6 +97,8 @@ def _scores(material: _Material) -> Section:
 def _training(material: _Material) -> Section:
     folder = material.folder
     figures, rest = run_curves(folder.metrics)
+    if not figures:  # of a task that has curves of its own
+        figures, rest = rest, []
     missing = []
     if not figures:
         missing.append(Missing("No metrics yet: training writes metrics.jsonl into the folder of the run."))
@@ -146,6 +148,7 @@ def _pictures(material: _Material) -> Section:
         *sorted((path / "prior" / "samples").glob("*.png")),
         *(file for file in sorted((path / "plots").glob("*.png")) if file.stem not in _CURVE_PLOTS),
     ]
+    files.sort(key=lambda file: not file.stem.startswith(("reconstruction", "samples")))  # stable: these first
     found = []
     for file in files[:_PICTURES]:
         if uri := image_file_uri(file):

@@ -13,7 +13,7 @@ from sqvae_speech.reporting.key_figures import telling_abx
 from sqvae_speech.reporting.page import render
 from sqvae_speech.reporting.run_folder import quantizer_name, read_run_folder
 from sqvae_speech.reporting.run_page import run_page
-from sqvae_speech.reporting.tables import different_sets, representation_table
+from sqvae_speech.reporting.tables import different_sets, representation_table, voice_table
 
 VOID = {"meta", "link", "img", "br", "hr"}
 
@@ -200,6 +200,20 @@ def test_the_best_of_a_row():
     assert rows[probes, "phone"].best == {2}, "the highest accuracy"
     assert rows[probes, "speaker"].best == set(), "neither is better"
     assert rows["", "bit/s"].best == set()
+
+
+def test_voices():
+    groups = {"converted": {"recordings": 12, "in_voice": 0.75, "similarity": 0.5, "words_recognised": None}}
+    truth = {"pairs": 4, "factor": 1.5, "converted": {"mcd": 6.25, "cents": 120.0, "voicing_error": None}}
+    folder = {"groups": groups, "truth": truth, "copies": None}
+    table = voice_table({"folders": {"wav": folder}})
+    assert table.header == ("wav, converted", "wav, against the target")
+    rows = {row.name: row.cells for row in table.rows}
+    assert rows["recordings"] == ("12", "")
+    assert rows["in the right voice"] == ("75.0%", "")
+    assert rows["MCD (dB)"] == ("", "6.25")
+    assert rows["MCD of the source over it"] == ("", "1.50")
+    assert "words recognised" not in rows, "nothing has one"
 
 
 def test_the_abx_to_show():
