@@ -126,16 +126,16 @@ stage_vocoder() {
 }
 
 stage_tts() {
-    local model="$exp_dir/text_to_units" units="$exp_dir/units" split words=() stores=() data=() num_machines=1
+    local model="$exp_dir/text_to_units" units="$exp_dir/units" split words=() stores=() shards=() data=() num_machines=1
     keep_training "$model" "$tts_inputs"
     if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
     # shellcheck disable=SC2086  # further settings are words
     launch_training sqvae_speech.bin.train --config "$tts_config" --data.train "$units/train.parquet" \
         "${words[@]+"${words[@]}"}" $tts_args --exp-dir "$model"
-    for split in $(held_out); do stores+=("$units/$split.parquet"); done
+    for split in $(held_out); do stores+=("$units/$split.parquet") shards+=("$dump_dir/$split"); done
     for split in $(splits_in "$data_dir" ali); do data+=("$data_dir/$split"); done
     sqvae evaluate text-to-units --model "$model" --train "$units/train.parquet" --units "${stores[@]}" \
-        --data "${data[@]+"${data[@]}"}" --output "$model/scores.json"
+        --data "${data[@]+"${data[@]}"}" --tokenizer "$exp_dir" --shards "${shards[@]}" --output "$model/scores.json"
     sqvae speak --like "${stores[-1]}" --max "$num_samples" --model "$model" --tokenizer "$exp_dir" --output "$model/samples"
 }
 

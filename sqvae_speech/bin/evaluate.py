@@ -96,6 +96,8 @@ def _text_to_units_parser() -> ArgumentParser:
     options.add_argument(
         "--data", nargs="*", default=[], metavar="DIR", help="data directories, for their phones (ali)"
     )
+    options.add_argument("--tokenizer", metavar="DIR", help="the speech model whose units they are, to compare sound")
+    options.add_argument("--shards", nargs="*", default=[], metavar="DIR", help="of the recordings, for --tokenizer")
     options.add_argument("--output", required=True, metavar="FILE", help="JSON; a Markdown table goes beside it")
     options.add_argument("--temperature", type=float, default=0.0, help="of the model's draws; 0 draws nothing")
     options.add_argument("--seed", type=int, default=0, help="of all draws")
@@ -243,20 +245,30 @@ def _table(argv: Sequence[str]) -> int:
 
 
 def _text_to_units(argv: Sequence[str]) -> int:
-    args = _text_to_units_parser().parse_args(argv)
+    options = _text_to_units_parser()
+    args = options.parse_args(argv)
+    if (args.tokenizer is None) == bool(args.shards):
+        options.error("--tokenizer decodes units, --shards have what to compare it with: give both, or neither")
     from pathlib import Path
 
+    from sqvae_speech.data.index import ShardIndex
     from sqvae_speech.evaluation import text_to_units_scores as scoring
     from sqvae_speech.evaluation.report_files import write_report
+    from sqvae_speech.models.pretrained import load_speech_model
     from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
     from sqvae_speech.units.batches import choose_device
     from sqvae_speech.units.store import read_units
 
-    bundle = load_text_to_units(args.model, str(choose_device(args.device)))
+    device = str(choose_device(args.device))
+    bundle = load_text_to_units(args.model, device)
+    decoding = None
+    if args.tokenizer is not None:
+        shards = [ShardIndex.load(Path(folder)) for folder in args.shards]
+        decoding = scoring.Decoding(load_speech_model(args.tokenizer, device), shards)
     train, alignments = read_units(args.train), scoring.read_alignments(args.data)
     splits = {
         Path(path).stem: scoring.score_text_to_units(
-            bundle, read_units(path), train, alignments, temperature=args.temperature, seed=args.seed
+            bundle, read_units(path), train, alignments, decoding, temperature=args.temperature, seed=args.seed
         )
         for path in args.units
     }

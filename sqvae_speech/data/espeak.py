@@ -41,7 +41,7 @@ def open_engine(purpose: str) -> Engine:
     except ImportError:
         raise UserError(
             f"{purpose} espeak-ng, and the package espeakng-loader is not installed; install it with: "
-            "pip install espeakng-loader"
+            "pip install espeakng-loader (or 'sqvae_speech[tts]')"
         ) from None
     path, data = espeakng_loader.get_library_path(), str(espeakng_loader.get_data_path())
     again = "install it again with: pip install --force-reinstall espeakng-loader"

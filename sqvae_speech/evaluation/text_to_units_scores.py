@@ -5,21 +5,26 @@ sentence, that one's units: as far as units depend on who speaks, nothing that i
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sqvae_speech.audio.melspec import MelSpec
+from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir, Interval
+from sqvae_speech.data.reader import ShardReader
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.edit_distance import edit_distance
 from sqvae_speech.evaluation.frames import SILENCES, FrameSequence
 from sqvae_speech.evaluation.report_files import number
 from sqvae_speech.evaluation.unit_recognizer import UnitRecognizer
+from sqvae_speech.evaluation.voice_cepstra import cepstral_distortion, mel_cepstra
 from sqvae_speech.models.inference import UnitTiming
+from sqvae_speech.models.pretrained import SpeechBundle
 from sqvae_speech.models.pretrained_text_to_units import TextToUnitsBundle
+from sqvae_speech.units.convert_voice import decode_units, require_units_of
 from sqvae_speech.units.meta import UnitStoreMeta, require_same_units
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate, expand, run_lengths
 from sqvae_speech.units.store import UnitStore
@@ -31,7 +36,7 @@ Code = tuple[int, ...]
 
 @dataclass(frozen=True)
 class SpokenScores:
-    """Of one way to get units, against the recordings'.
+    """Of one way to get units, against the recordings and their units.
 
     Attributes:
         utterances: that there are such units for.
@@ -40,12 +45,22 @@ class SpokenScores:
         phone_error: edits that make the phones spoken of those that are recognised in its units, over the number of
             phones spoken; see :class:`~sqvae_speech.evaluation.unit_recognizer.UnitRecognizer`. None without an
             alignment.
+        distortion: mel-cepstral, dB, of the log-mel that the speech model decodes of the units to that of the
+            recording, aligned by dynamic time warping; the mean over utterances. None without a speech model.
     """
 
     utterances: int
     unit_error: float
     duration_ratio: float
     phone_error: float | None
+    distortion: float | None
+
+
+class Decoding(NamedTuple):
+    """What it takes to compare sounds: the ``tokenizer`` whose units they are, and ``shards`` of the recordings."""
+
+    tokenizer: SpeechBundle
+    shards: Sequence[ShardIndex]
 
 
 def score_text_to_units(
@@ -53,6 +68,7 @@ def score_text_to_units(
     test: UnitStore,
     train: UnitStore,
     alignments: Phones | None = None,
+    decoding: Decoding | None = None,
     *,
     temperature: float = 0.0,
     seed: int = 0,
@@ -64,6 +80,7 @@ def score_text_to_units(
         test: recordings' units, with texts and speakers that the model knows.
         train: what the bigram, and the phones of units, are counted on.
         alignments: phones of utterances of both, silences among them; None leaves phones out.
+        decoding: what turns units into log-mels, in the voice of the recording's speaker; None leaves sound out.
         temperature: of the model's draws.
         seed: of all draws.
 
@@ -72,11 +89,13 @@ def score_text_to_units(
         one, ``another voice``.
 
     Raises:
-        UserError: units of another kind, or none with a text.
+        UserError: units of another kind, or none with a text; recordings that the shards do not have.
     """
     meta = UnitStoreMeta.from_dict(bundle.units)
     for store in (train, test):
         require_same_units(meta, deduplicated_meta(store.meta), f"the text-to-units model {bundle.path}", store.name)
+    if decoding is not None:
+        require_units_of(decoding.tokenizer, meta, f"the text-to-units model {bundle.path}")
     real = [deduplicate(units) for units in test if units.text and units.num_units]
     if not real:
         raise UserError(f"{test.name} has no utterance with a text and units of it")
@@ -94,12 +113,16 @@ def score_text_to_units(
         "bigram": [*_bigram_draws(train, real, seed)],
         "another voice": [_by_another(units, real) for units in real],
     }
+    mels = None if decoding is None else _mels(decoding, [units.utterance_id for units in real])
     recognizer = _recognizer(train, alignments) if alignments else None
     scores = {}
     for name, units in systems.items():
         pairs = [(one, other) for one, other in zip(units, real, strict=True) if one is not None]
         if pairs:
-            scores[name] = _scores(pairs, recognizer, alignments or {})
+            score = _scores(pairs, recognizer, alignments or {})
+            if decoding is not None and mels is not None:
+                score = replace(score, distortion=_distortion(pairs, decoding.tokenizer, mels))
+            scores[name] = score
     return scores
 
 
@@ -118,19 +141,22 @@ def text_to_units_markdown(bundle: TextToUnitsBundle, splits: Mapping[str, Mappi
     lines = [
         f"# Text to units {bundle.path}\n\nStep {bundle.step}, checkpoint {bundle.fingerprint[:12]}; it reads "
         f"{len(bundle.symbols)} {bundle.text['kind']}.\n\n"
-        "| split | units of | utterances | unit error | phone error | duration |\n|---|---|---:|---:|---:|---:|\n"
+        "| split | units of | utterances | unit error | phone error | distortion (dB) | duration |\n"
+        "|---|---|---:|---:|---:|---:|---:|\n"
     ]
     for split, scores in splits.items():
         for name, score in scores.items():
             phones = number(None if score.phone_error is None else 100 * score.phone_error, 1)
             lines.append(
                 f"| {split} | {name} | {score.utterances} | {100 * score.unit_error:.1f} | {phones} | "
+                f"{number(score.distortion, 2)} | "
                 f"{score.duration_ratio:.3f} |\n"
             )
     lines.append(
         "\nErrors in % of the recording's runs, and of the phones spoken; phones are recognised in units by a "
-        "hidden Markov model of both, counted on training. duration: relative to the recording. bigram: runs drawn "
-        "from one, as many as the recording has. another voice: the same sentence, as somebody else says it.\n"
+        "hidden Markov model of both, counted on training. distortion: mel-cepstral, of what the units are decoded "
+        "to. duration: relative to the recording. bigram: runs drawn from one, as many as the recording has. another "
+        "voice: the same sentence, as somebody else says it.\n"
     )
     return "".join(lines)
 
@@ -171,7 +197,41 @@ def _scores(
         unit_error=edits / sum(real.num_units for _, real in pairs),
         duration_ratio=sum(one.total_units for one, _ in pairs) / sum(real.total_units for _, real in pairs),
         phone_error=phone_error,
+        distortion=None,
     )
+
+
+def _mels(decoding: Decoding, utterance_ids: Iterable[str]) -> dict[str, np.ndarray]:
+    """The log-mels of recordings, (n_mels, T)."""
+    wanted = set(utterance_ids)
+    found: dict[str, np.ndarray] = {}
+    for index in decoding.shards:
+        decoding.tokenizer.mel_spec.require_same(index.mel_spec, "the speech model", f"the shards of {index.folder}")
+        reader = ShardReader(index)
+        found |= {
+            one.utterance_id: reader.utterance(one).mel for one in index.entries() if one.utterance_id in wanted
+        }
+    if missing := sorted(wanted - found.keys()):
+        raise UserError(
+            f"the shards given do not have {missing[0]!r}, whose units are to be scored; give its split too"
+        )
+    return found
+
+
+def _distortion(
+    pairs: Sequence[tuple[UtteranceUnits, UtteranceUnits]], tokenizer: SpeechBundle, mels: Mapping[str, np.ndarray]
+) -> float:
+    # levels, and what all frames have in common, are not in these cepstra
+    scale = tokenizer.mel_spec.decibels_per_unit
+    device = next(tokenizer.model.parameters()).device
+    values = [
+        cepstral_distortion(
+            mel_cepstra(scale * mels[real.utterance_id]),
+            mel_cepstra(scale * decode_units(tokenizer, one, str(real.speaker), device=device).cpu().numpy()),
+        )
+        for one, real in pairs
+    ]
+    return float(np.mean(values))
 
 
 def _recognizer(train: UnitStore, alignments: Phones) -> UnitRecognizer:

@@ -58,6 +58,11 @@ class SpeechModelConfig:
         for name in ("speaker_vector_dim", "decoder_channels", "decoder_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.invariance.adversary and self.speaker != "table":
+            raise ValueError(
+                f"model.invariance.adversary tells the speakers of a table apart, but model.speaker is "
+                f"{self.speaker!r}; set one of them back (adversary 0, or speaker table)"
+            )
 
 
 class SpeechOutput(NamedTuple):

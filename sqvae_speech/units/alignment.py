@@ -15,7 +15,7 @@ from torch import Tensor
 
 ROUNDS = 12
 TRAINED_ON = 2000  # utterances, evenly spread, where there are more
-_LEAP = 5  # symbols on at most, from one unit to the next
+LEAP = 5  # symbols on at most, from one unit to the next: a text has no more than five times as many as units
 _PRIOR = 5.0  # units that a symbol is taken to have given off beforehand, spread as units are in general
 _BATCH_CELLS = 2_000_000
 
@@ -108,15 +108,15 @@ def _steps(model: Aligner, batch: _Batch) -> tuple[Tensor, Tensor, Tensor]:
     place = torch.arange(batch.texts.shape[1])
     passed = torch.nn.functional.pad(skip.cumsum(1), (1, 0))  # [t]: over all before t
     columns = [stay]
-    for leap in range(1, _LEAP + 1):
+    for leap in range(1, LEAP + 1):
         source = (place - leap).clamp(min=0)
         column = leave[:, source] + passed[:, place] - passed[:, source + 1] + visit
         columns.append(column.masked_fill(place < leap, -torch.inf))
-    begin = (passed[:, :-1] + visit).masked_fill(place >= _LEAP, -torch.inf)
+    begin = (passed[:, :-1] + visit).masked_fill(place >= LEAP, -torch.inf)
     total = passed.gather(1, batch.text_lengths[:, None])
     end = leave + total - passed[:, 1:]
     left = batch.text_lengths[:, None] - place
-    return torch.stack(columns, dim=2), begin, end.masked_fill((left < 1) | (left > _LEAP), -torch.inf)
+    return torch.stack(columns, dim=2), begin, end.masked_fill((left < 1) | (left > LEAP), -torch.inf)
 
 
 def _emissions(model: Aligner, batch: _Batch) -> Tensor:

@@ -68,7 +68,7 @@ def convert_voice(
     with torch.no_grad():
         batch = torch.as_tensor(mel, dtype=torch.float32, device=device)[None]
         indices, _ = bundle.model.encode(batch, torch.tensor([mel.shape[1]], device=device))
-        return _speak(bundle, indices, speaker, vocoder, peak)
+        return _vocoded(_decoded(bundle, indices, speaker), vocoder, peak)
 
 
 def speak_units(
@@ -86,13 +86,20 @@ def speak_units(
     Raises:
         UserError: for a speaker that was not trained, or an utterance without units.
     """
+    return _vocoded(decode_units(bundle, units, target_speaker, device=device), vocoder, units.peak)
+
+
+@torch.no_grad()
+def decode_units(
+    bundle: "SpeechBundle", units: UtteranceUnits, target_speaker: str, *, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """The log-mel of stored units in a speaker's voice, (n_mels, 2U) float32. See :func:`speak_units`."""
     speaker = speaker_index(bundle.speakers, target_speaker)
     codes = expand(units).codes
     if codes.shape[1] == 0:
         raise UserError(f"{units.utterance_id} has no units: there is nothing to say")
     indices = codes[0] if bundle.model.num_codebooks == 1 else codes.T
-    with torch.no_grad():
-        return _speak(bundle, torch.as_tensor(indices, device=device)[None], speaker, vocoder, units.peak)
+    return _decoded(bundle, torch.as_tensor(indices, device=device)[None], speaker)
 
 
 def require_units_of(bundle: "SpeechBundle", meta: UnitStoreMeta, what: str) -> None:
@@ -111,10 +118,12 @@ def require_units_of(bundle: "SpeechBundle", meta: UnitStoreMeta, what: str) -> 
     require_same_checkpoint(meta, bundle.fingerprint, what)
 
 
-def _speak(
-    bundle: "SpeechBundle", indices: torch.Tensor, speaker: int, vocoder: "Vocoder", peak: float | None
-) -> Conversion:
+def _decoded(bundle: "SpeechBundle", indices: torch.Tensor, speaker: int) -> torch.Tensor:
     lengths = torch.tensor([indices.shape[1]], device=indices.device)
-    mel = bundle.model.decode(indices, torch.tensor([speaker], device=indices.device), lengths)[0].float()
-    wav = vocoder.vocode(mel, peak=peak)
+    return bundle.model.decode(indices, torch.tensor([speaker], device=indices.device), lengths)[0].float()
+
+
+def _vocoded(mel: torch.Tensor, vocoder: "Vocoder", peak: float | None) -> Conversion:
+    with torch.no_grad():
+        wav = vocoder.vocode(mel, peak=peak)
     return Conversion(wav.float().cpu().numpy(), mel.cpu().numpy())

@@ -12,12 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sqvae_speech.data.texts import TextFrontEnd, unknown_symbols
 from sqvae_speech.errors import UserError
-from sqvae_speech.units.alignment import Aligner, align, train_aligner
+from sqvae_speech.units.alignment import LEAP, Aligner, align, train_aligner
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
 from sqvae_speech.units.store import UnitStore
 
 logger = logging.getLogger(__name__)
-_LEAST_UNITS = 5  # symbols to a run at most, or the text is not that of the recording
 
 
 class SpokenText(NamedTuple):
@@ -50,7 +49,7 @@ def read_spoken_texts(store: UnitStore, front_end: TextFrontEnd, known: Sequence
         one = SpokenText(symbols, deduplicate(units))
         if known and (unknown := unknown_symbols(symbols, known)):
             left_out.setdefault(f"symbols that training has not: {' '.join(unknown)}", []).append(units.utterance_id)
-        elif len(symbols) > _LEAST_UNITS * one.units.num_units:
+        elif len(symbols) > LEAP * one.units.num_units:
             left_out.setdefault("a text too long for its recording", []).append(units.utterance_id)
         else:
             found.append(one)

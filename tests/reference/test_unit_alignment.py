@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sqvae_speech.units.alignment import _LEAP, _PRIOR, Aligner, _improved, align, train_aligner
+from sqvae_speech.units.alignment import _PRIOR, LEAP, Aligner, _improved, align, train_aligner
 
 TEXTS = [np.array(text) for text in ([0, 1, 2], [0, 2, 1, 2], [1], [0, 1, 2, 0, 1, 2, 1, 0])]
 UNITS = [np.array(units) for units in ([0, 3, 1, 2], [0, 2, 2], [3, 1], [1, 0, 3])]
@@ -16,7 +16,7 @@ def paths(length: int, units: int):
     """Every way to walk through ``length`` symbols in ``units`` steps, ends within reach of a step's leap."""
     for places in itertools.combinations_with_replacement(range(length), units):
         leaps = np.diff([-1, *places, length])
-        if leaps.max() <= _LEAP:
+        if leaps.max() <= LEAP:
             yield places
 
 

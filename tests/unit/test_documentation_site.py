@@ -71,6 +71,8 @@ def test_the_reference_has_the_docstrings(site):
         assert not re.search(r":(?:class|meth|func|attr|mod):", text_of(reference)), reference.name
     tokenizer = text_of(site / "reference" / "tokenizer.html")
     assert 'href="#sqvae_speech.tokenizer.SpeechTokenizer.encode"' in tokenizer  # a reference became a link
+    assert 'id="sqvae_speech.tokenizer.SpeechTokenizer.from_pretrained"' in tokenizer  # which is of a base
+    assert "device," not in re.sub(r"<[^>]+>", "", tokenizer)  # a line of two names became two
 
 
 def test_links_to_results_lead_there(site):

@@ -5,15 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import soundfile
+import torch
 from units_world import make_world
 
 from sqvae_speech.bin import evaluate
 from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.speak import main
 from sqvae_speech.bin.train import main as train
+from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir, Interval
+from sqvae_speech.data.reader import ShardReader
+from sqvae_speech.evaluation.voice_cepstra import cepstral_distortion, mel_cepstra
 from sqvae_speech.units.extract import encode_shards
 from sqvae_speech.units.store import read_units
 
@@ -120,5 +125,23 @@ def test_scores(world, tmp_path, capsys):
     assert scores["recording"]["unit_error"] == 0
     assert scores["text to units"]["unit_error"] > 0
     assert all(0 <= score["phone_error"] < 10 for score in scores.values())
+    assert all(score["distortion"] is None for score in scores.values())
+    arguments += ["--tokenizer", str(world.model), "--shards", str(world.shards)]
+    assert evaluate.main(arguments) == 0
+    distortions = {
+        name: score["distortion"] for name, score in json.loads(output.read_text())["splits"]["units"].items()
+    }
+    index = ShardIndex.load(world.shards)
+    mels = {one.utterance_id: ShardReader(index).utterance(one).mel for one in index.entries()}
+    of_each = []
+    for units in read_units(world.units):
+        if units.num_units:
+            decoded = world.bundle.model.decode(
+                torch.from_numpy(units.codes), torch.tensor(["ann", "bob", "eve"].index(units.speaker))[None]
+            )
+            of_each.append(
+                cepstral_distortion(mel_cepstra(80 * mels[units.utterance_id]), mel_cepstra(80 * decoded[0].numpy()))
+            )
+    assert distortions["recording"] == pytest.approx(np.mean(of_each), rel=1e-5)
     assert "| units | recording |" in capsys.readouterr().out
     assert Path(output).with_suffix(".md").exists()
