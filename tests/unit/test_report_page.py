@@ -202,6 +202,16 @@ def test_the_best_of_a_row():
     assert rows["", "bit/s"].best == set()
 
 
+def test_a_large_codebook_stays_a_small_page(tmp_path):
+    folder = make_run(tmp_path / "run")
+    values = codebook()
+    values["codes"] = [{**values["codes"][n % 8], "code": n, "neighbours": [0]} for n in range(30_000)]
+    (folder / "codebook" / "codebook.json").write_text(json.dumps(values))
+    html = render(run_page(read_run_folder(folder)))
+    assert "Of each, 2,000 are drawn." in html
+    assert len(html) < 1_500_000
+
+
 def test_voices():
     groups = {"converted": {"recordings": 12, "in_voice": 0.75, "similarity": 0.5, "words_recognised": None}}
     truth = {"pairs": 4, "factor": 1.5, "converted": {"mcd": 6.25, "cents": 120.0, "voicing_error": None}}
