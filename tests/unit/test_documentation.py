@@ -83,7 +83,7 @@ def vocoders(folder) -> dict:
 
 
 # page -> what it needs besides the world: prepares files, gives names
-PREPARE = {"README.md": lambda folder: {"torch": torch}, "images.md": images, "vocoders.md": vocoders}
+PREPARE = {"images.md": images, "vocoders.md": vocoders}
 
 
 def pages_with(language: str, without: Collection[str] = ()) -> list:
@@ -100,6 +100,22 @@ def test_python_runs(page, folder):
 @pytest.mark.parametrize("page", pages_with("bash", HERE))
 def test_commands_can_be_read(page):
     assert check_commands(page) > 0
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_links_lead_somewhere_in_the_repository(page):
+    """The site's are looked at when it is built; the same pages are also read where they lie."""
+    code = re.compile(r"^ *```.*?^ *```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^()\s]+)\)", code.sub("", page.read_text(encoding="utf-8"))):
+        path, _, anchor = target.partition("#")
+        if path.startswith(("http://", "https://")):
+            continue
+        found = page.parent / path if path else page
+        assert found.exists(), f"{page.name}: there is no {path}"
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert anchor in slugs, f"{page.name}: {path} has no title of the anchor {anchor}"
 
 
 def test_every_language_is_looked_at():
