@@ -62,7 +62,7 @@ class RunFolder:
 
     @property
     def task(self) -> str:
-        """What was trained: ``speech``, ``image`` or ``unit_lm``."""
+        """What was trained, one of :data:`sqvae_speech.training.tasks.TASKS`."""
         return str(self.config.get("task", "speech"))
 
     @property
@@ -134,12 +134,14 @@ def safely(make: Callable[..., Result], *arguments: Any) -> Result | None:
 
 
 def quantizer_name(quantizer: Mapping[str, Any]) -> str:
-    """How papers call a quantizer of a configuration: ``SQ-VAE IV``, ``VQ-VAE (EMA)``."""
+    """How papers call a quantizer of a configuration: ``SQ-VAE IV``, ``VQ-VAE (EMA)``; one they do not know, its kind."""
     kind = quantizer.get("kind", "gaussian")
     if kind == "vq":
         name = "VQ-VAE (EMA)" if quantizer.get("codebook_update", "ema") == "ema" else "VQ-VAE (gradient)"
     elif kind == "vmf":
         name = "SQ-VAE vMF"
+    elif kind != "gaussian":  # of somebody's own
+        name = str(kind)
     else:
         name = f"SQ-VAE {TYPES.get(str(quantizer.get('covariance', 'diagonal')), '')}".strip()
     stages, groups = quantizer.get("num_quantizers", 1), quantizer.get("num_groups", 1)

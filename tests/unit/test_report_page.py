@@ -252,6 +252,7 @@ def test_sets_that_do_not_compare():
         ({"kind": "gaussian", "covariance": "global"}, "SQ-VAE I"),
         ({"kind": "gaussian", "covariance": "position", "num_quantizers": 4}, "SQ-VAE III, 4 residual stages"),
         ({"kind": "vmf"}, "SQ-VAE vMF"),
+        ({"kind": "lattice"}, "lattice"),
         ({"kind": "vq", "codebook_update": "ema"}, "VQ-VAE (EMA)"),
         ({"kind": "vq", "codebook_update": "gradient", "num_groups": 2}, "VQ-VAE (gradient), 2 groups"),
     ],
