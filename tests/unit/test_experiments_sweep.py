@@ -460,7 +460,7 @@ def test_the_sweep_of_fsdd_is_whole():
     assert all(set(steps) <= set(trial.config["training"]["keep_steps"]) for trial in trials_of(path))
 
 
-def test_the_sweeps_of_mini_are_whole():
+def test_the_sweeps_of_evidence_are_whole():
     conf = ROOT / "egs" / "mini" / "conf"
     evidence = {trial.name: trial for trial in trials_of(conf / "evidence.yaml")}
     baselines = {"vq_ema", "vq_gradient", "vq_ema_64", "type1", "type3", "type4_64", "vmf", "residual"}
@@ -473,6 +473,11 @@ def test_the_sweeps_of_mini_are_whole():
     general = load_config(SpeechTrainConfig, ROOT / "recipes" / "conf" / "speech_phonetic.yaml").model
     assert to_dict(general.invariance) == shipped["invariance"]
     assert general.quantizer.codebook_size == shipped["quantizer"]["codebook_size"]
+    fsdd = {
+        trial.name: trial.config["model"] for trial in trials_of(ROOT / "egs" / "fsdd" / "conf" / "evidence.yaml")
+    }
+    assert set(fsdd) == {"vq_ema", "vq_ema_64", "fast", "phonetic"}
+    assert fsdd["phonetic"] == shipped
 
 
 def test_a_sweep_needs_configurations():
