@@ -415,16 +415,18 @@ sample_lm() {
 
 # ---- the end
 
-# write_report: a page about the experiment, again only when what it shows has changed. It fails no recipe.
+# write_report [FUNCTION]: a page about the experiment, again only when what it shows has changed; FUNCTION makes what it
+# shows besides the work of the stages. It fails no recipe.
 write_report() {
     local marker="$exp_dir/.stages/report" shown
     if ! $report || ! [ -e "$exp_dir/checkpoints/latest" ]; then return 0; fi
     shown="version $version
 $(checkpoint_files "$exp_dir" | contents)
-$(lines "$exp_dir"/{status.json,scores/scores.json,evaluation.json,codebook/codebook.json,wav/log.jsonl,prior/samples/samples.png} | contents)"
+$(lines "$exp_dir"/{status.json,scores/scores.json,evaluation.json,wav/log.jsonl,prior/samples/samples.png} | contents)"
     if [ -e "$exp_dir/report.html" ] && [ "$(cat "$marker" 2> /dev/null)" = "$shown" ]; then return 0; fi
     mkdir -p "$log_dir" "$(dirname "$marker")"
-    if sqvae report "$exp_dir" > "$log_dir/report.log" 2>&1; then
+    say "writing the report (log: $log_dir/report.log)"
+    if { ${1:-true} && sqvae report "$exp_dir"; } > "$log_dir/report.log" 2>&1; then
         lines "$shown" > "$marker"
     else
         warn "the report could not be written; log: $log_dir/report.log"

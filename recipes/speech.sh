@@ -100,6 +100,11 @@ stage_export() {
     done
 }
 
+look_at_codebook() {
+    sqvae evaluate codebook --model "$exp_dir" --shards "$dump_dir/$(held_out | tail -n 1)" --max-utterances 200 \
+        --output "$exp_dir/codebook" --quiet
+}
+
 stage_lm() {
     train_lm "$exp_dir/lm"
     score_lm "$exp_dir/lm"
@@ -209,7 +214,7 @@ fi
 
 # ---- where everything is
 
-write_report
+write_report look_at_codebook
 print_places << END
 data-directories $data_dir
 shards $dump_dir

@@ -1,9 +1,15 @@
 """What can be wrong with a wav that was made, checked without ears."""
 
+import logging
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sqvae_speech.audio.front_end import CLIPPED_LEVEL, CLIPPED_SAMPLES
+from sqvae_speech.audio.wav import write_wav
+
+logger = logging.getLogger(__name__)
 
 SILENT_LEVEL = -60.0  # dB of full scale, root mean square: speech that anybody can hear is 20 dB louder
 
@@ -34,4 +40,31 @@ def wav_faults(
     level = 10.0 * np.log10(power) if power > 0 else -np.inf
     if silence and level < SILENT_LEVEL:
         faults.append(f"it is silent: {level:.0f} dB of full scale, root mean square")
+    return faults
+
+
+def write_checked_wav(
+    path: str | os.PathLike[str],
+    wav: NDArray[np.floating],
+    sample_rate: int,
+    num_samples: int | None = None,
+    tolerance: int = 0,
+) -> list[str]:
+    """Write a wav that was made, and log a warning for each of its faults; one with NaN or infinity is not written.
+
+    Args:
+        path: see :func:`~sqvae_speech.audio.wav.write_wav`.
+        wav: (samples,) floating point in [-1, 1].
+        sample_rate: Hz.
+        num_samples: see :func:`wav_faults`.
+        tolerance: likewise.
+
+    Returns:
+        The faults, as :func:`wav_faults` has them.
+    """
+    faults = wav_faults(wav, num_samples, tolerance)
+    for fault in faults:
+        logger.warning("%s: %s", path, fault)
+    if np.isfinite(wav).all():
+        write_wav(path, wav, sample_rate)
     return faults

@@ -70,6 +70,7 @@ def _codebook_parser() -> ArgumentParser:
     )
     _source_options(options)
     options.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+    options.add_argument("--max-utterances", type=int, metavar="N", help="look at N or fewer, spread over the set")
     options.add_argument("--codebook", type=int, default=0, metavar="N", help="which, if there are several")
     options.add_argument("--most-used", type=int, default=8, metavar="N", help="codes to draw and to make sound")
     return options
@@ -212,7 +213,11 @@ def _codebook(argv: Sequence[str]) -> int:
     from sqvae_speech.evaluation.codebook_files import write_codebook_report
     from sqvae_speech.evaluation.codebook_report import codebook_report
 
+    if args.max_utterances is not None and args.max_utterances < 1:
+        options.error(f"--max-utterances {args.max_utterances}; 1 or more are legal")
     test, _ = sets(args)
+    if args.max_utterances is not None:
+        test = test.at_most(args.max_utterances)
     source = load_model(args, test)
     report = codebook_report(source, test, codebook=args.codebook)
     used = len(report.counts) - len(report.dead)

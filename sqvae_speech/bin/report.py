@@ -87,8 +87,9 @@ def _listening(args: argparse.Namespace, folder: "RunFolder") -> "Listening":
         return Listening(note="The run has no checkpoint to make examples with.")
     if shards is None:
         return Listening(note="The shards that the run was validated on are not there: give others with --shards.")
-    from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.models.pretrained import load_speech_model
+    from sqvae_speech.models.vocoders import load_vocoder
+    from sqvae_speech.reporting.run_folder import short_path
     from sqvae_speech.reporting.speech_examples import speech_examples
     from sqvae_speech.units.batches import choose_device
 
@@ -111,9 +112,8 @@ def _listening(args: argparse.Namespace, folder: "RunFolder") -> "Listening":
     how = "Griffin-Lim" if args.vocoder == "griffin_lim" else args.vocoder
     return Listening(
         examples,
-        f"Utterances of {shards} that were not trained on. All but the recordings are made of log-mels by {how}: the "
-        "second player of each row says what that alone costs. Below: the phones and the units chosen, a colour a "
-        "code.",
+        f"Utterances of {short_path(shards)}. All but the recordings are made of log-mels by {how}: the second "
+        "player of each row says what that alone costs. Below: the phones and the units chosen, a colour a code.",
     )
 
 

@@ -58,7 +58,7 @@ def parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Speak; prints what was written."""
     args = parser().parse_args(argv)
-    from sqvae_speech.audio.wav import write_wav
+    from sqvae_speech.audio.faults import write_checked_wav
     from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
     from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.units.batches import choose_device
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for units in store:
         wav = speak_units(tokenizer, units, str(units.speaker), vocoder, device=device).wav
         path = output if args.text is not None else output / f"{units.utterance_id}.wav"
-        write_wav(path, wav, tokenizer.mel_spec.sample_rate)
+        write_checked_wav(path, wav, tokenizer.mel_spec.sample_rate)
         print(f"{path}  {len(wav) / tokenizer.mel_spec.sample_rate:.2f} s  {units.speaker}: {units.text}")
     return 0
 

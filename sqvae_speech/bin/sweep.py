@@ -45,8 +45,9 @@ def parser() -> ArgumentParser:
 def _page_parser() -> ArgumentParser:
     options = ArgumentParser(
         prog="sqvae-speech sweep page",
-        description="Fill results of sweeps into a Markdown template, so that no number of a page is typed. Places: "
-        "{{table SWEEP}}, {{value SWEEP | RUN | COLUMN}}, {{less SWEEP | RUN | COLUMN | REFERENCE}}, {{fact NAME}}.",
+        description="Fill results of sweeps into a Markdown template, so that no number of a page is typed. "
+        "Places: {{table SWEEP}}, {{value SWEEP | RUN | COLUMN}}, {{change SWEEP | RUN | COLUMN | REFERENCE}}, "
+        "{{fact NAME}}.",
     )
     options.add_argument("template", type=Path, metavar="TEMPLATE.md", help="with places to be filled in")
     options.add_argument(
@@ -58,7 +59,7 @@ def _page_parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the sweep, or fill a page; the exit code is 1 when a trial failed or diverged, or nothing but a reference is missing."""
+    """Run the sweep, or fill a page; the exit code is 1 when a trial failed or diverged, or only a reference did."""
     words = list(sys.argv[1:] if argv is None else argv)
     return _page(words[1:]) if words[:1] == ["page"] else _sweep(words)
 

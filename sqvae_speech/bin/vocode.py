@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
     from tqdm import tqdm
 
+    from sqvae_speech.audio.faults import write_checked_wav
     from sqvae_speech.audio.melspec import MelSpec
-    from sqvae_speech.audio.wav import write_wav
     from sqvae_speech.data.index import ShardIndex
     from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.units import convert_files as files
@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         wav = vocoder.vocode(mel, peak=utterance.peak).cpu().numpy()
         taken += time.perf_counter() - start
         spoken += len(wav) / spec.sample_rate
-        write_wav(Path(args.output) / f"{source.utterance_id}.wav", wav, spec.sample_rate)
+        path = Path(args.output) / f"{source.utterance_id}.wav"
+        write_checked_wav(path, wav, spec.sample_rate, spec.num_samples(mel.shape[1]), spec.hop_length)
     count = len(sources[: args.max])
     print(f"{count} wavs in {args.output}: {spoken:.1f} s of speech, {spoken / taken:.0f} times as fast as real time")
     return 0

@@ -105,7 +105,8 @@ def codebook_report(
 
     Args:
         source: the model.
-        utterances: of its MelSpec; with ``ali`` for phones. They are gone through twice, a batch in memory at a time.
+        utterances: of its MelSpec; with ``ali`` for phones. They are gone through twice, a batch in memory at a time;
+            those of an iterator are held.
         codebook: which of several.
         num_neighbours: M, at most K - 1.
         context: mel frames to each side of a code's own in its mean mel; where a mel ends, its last frame goes on.
@@ -119,6 +120,8 @@ def codebook_report(
             f"--codebook {codebook}; the model has {source.num_codebooks}: 0 to {source.num_codebooks - 1}"
         )
     size = model.codebook_size
+    if iter(utterances) is utterances:
+        utterances = list(utterances)
     read: dict[str, np.ndarray] = {}  # mels of utterances that are being encoded
 
     def reading() -> Iterator[UtteranceMel]:

@@ -19,15 +19,22 @@ class EvaluationSet:
     Attributes:
         shards: folders with ``index.json``, of one MelSpec.
         data: data directories whose ``ali`` and ``text`` replace those in the shards; none: the shards' own.
+        every: only every so-many-th utterance counts.
     """
 
     shards: tuple[Path, ...]
     data: tuple[Path, ...] = ()
+    every: int = 1
 
     @classmethod
     def of(cls, shards: Sequence[str | os.PathLike], data: Sequence[str | os.PathLike] = ()) -> "EvaluationSet":
         """Of paths."""
         return cls(tuple(map(Path, shards)), tuple(map(Path, data)))
+
+    def at_most(self, count: int) -> "EvaluationSet":
+        """So many utterances or fewer, spread evenly over the set."""
+        total = sum(ShardIndex.load(folder).num_utterances for folder in self.shards)
+        return replace(self, every=max(1, -(-total // count)))
 
     @property
     def mel_spec(self) -> MelSpec:
@@ -61,6 +68,8 @@ class EvaluationSet:
                 if utterance.utterance_id in seen:
                     raise UserError(f"utterance {utterance.utterance_id!r} of {folder} comes twice; give a set once")
                 seen.add(utterance.utterance_id)
+                if (len(seen) - 1) % self.every:
+                    continue
                 if not self.data:
                     yield utterance
                 elif utterance.utterance_id in labels:

@@ -57,10 +57,9 @@ def group_by_seed(runs: Sequence[Run]) -> list[RunGroup]:
 
 
 def _common(names: Sequence[str]) -> str:
-    """``sq-vae`` of ``sq-vae-seed0`` and ``sq-vae-seed1``; of a single name the whole."""
+    """``sq-vae`` of ``sq-vae-seed0`` and ``sq-vae-seed1``, and of either alone; all of a name without a seed."""
     if len(names) == 1:
-        return names[0]
-    # by characters, which is what is wanted here; the lowest and the highest name have in common what all have
-    low, high = min(names), max(names)
+        return re.sub(r"[-_=./ ]+seed[-_=]?\d+$", "", names[0])
+    low, high = min(names), max(names)  # what these have in common all have
     length = next((place for place, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
     return re.sub(r"[-_=./ ]*(seed)?[-_=./ ]*$", "", low[:length])

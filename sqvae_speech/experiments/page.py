@@ -5,7 +5,7 @@ place                                                  what is written there
 =====================================================  ========================================================
 ``{{table SWEEP}}``                                    all rows of its results
 ``{{value SWEEP | RUN | COLUMN}}``                     a cell of them
-``{{less SWEEP | RUN | COLUMN | REFERENCE}}``          by how much it is lower than that of another run, in %
+``{{change SWEEP | RUN | COLUMN | REFERENCE}}``        how it differs from that of another run: ``-25%``, ``+3%``
 ``{{fact NAME}}``                                      what the caller says
 =====================================================  ========================================================
 """
@@ -115,18 +115,18 @@ def _value(results: Results, words: Sequence[str], place: str) -> str:
     return _cell(results, _row(results, run, place), column)
 
 
-def _less(results: Results, words: Sequence[str], place: str) -> str:
+def _change(results: Results, words: Sequence[str], place: str) -> str:
     run, column, reference = words
     _known(column, dict.fromkeys(_columns(results)), place)
     ours, theirs = (_row(results, name, place)["mean"].get(column) for name in (run, reference))
     if ours is None or not theirs:
         raise UserError(f"{place}: {run} and {reference} do not both have the column {column!r}")
-    return f"{100 * (1 - ours / theirs):.0f}%"
+    return f"{ours / theirs - 1:+.0%}"
 
 
 # kind -> how many words it takes, and what writes it
 _WRITERS: dict[str, tuple[int, Callable[[Results, Sequence[str], str], str]]] = {
     "table": (1, _table),
     "value": (3, _value),
-    "less": (4, _less),
+    "change": (4, _change),
 }

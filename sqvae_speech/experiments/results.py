@@ -114,7 +114,11 @@ def markdown(
     seeds = len(config.seeds) > 1
     body = []
     for row in rows:
-        cells = [row.group, f"{row.step:,}" if row.step else "", *(_spread(row, name, forms.get(name, "")) for name in columns)]
+        cells = [
+            row.group,
+            f"{row.step:,}" if row.step else "",
+            *(_spread(row, name, forms.get(name, "")) for name in columns),
+        ]
         body.append([*cells, str(max(map(len, row.values.values()), default=0))] if seeds else cells)
     text = markdown_table(["run", "step", *columns, *(["seeds"] if seeds else [])], body)
     if seeds:

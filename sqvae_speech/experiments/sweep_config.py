@@ -61,8 +61,8 @@ class SweepConfig:
         score: what to measure besides the validation.
         columns: of the results, ``{name: what}``: a score of the file that ``score`` writes, by its dotted path
             (``splits`` go by their names: ``test.error_db2.pooled``), or ``valid/`` and a score of the validation at
-            that step; with a format after a colon if need be, ``test.units.bitrate:.0f``. Of several paths, with ``|``
-            between them, the first counts that there is. None given: all scores of the validation.
+            that step; with a format after a colon if need be, ``test.units.bitrate:.0f``. Of several paths, with
+            ``|`` between them, the first counts that there is. None given: all scores of the validation.
         curves: drawn of all runs in one figure each: ``valid/loss``, ...
         launcher: words before ``-m sqvae_speech.bin.train`` in place of this Python:
             ``[accelerate, launch, --num_processes, "4"]``.

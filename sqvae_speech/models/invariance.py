@@ -1,4 +1,4 @@
-"""What makes units say what was said and not who said it. All of it acts in training alone: inference is unchanged."""
+"""What makes units say what was said and not who said it: in training alone, inference is unchanged."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +44,8 @@ def posterior_divergence(log_p: Tensor, log_q: Tensor, mask: Tensor | None = Non
     """``KL(p ‖ q) + KL(q ‖ p)``, summed over positions, in nats per example: a scalar.
 
     Two versions of an utterance shall be the same units: the swapped prediction of Spin (Chang et al., arXiv
-    2305.11072), on the posterior that a stochastic quantizer has anyway. That the decoder must tell phones apart keeps
-    the posteriors from collapsing.
+    2305.11072), on the posterior that a stochastic quantizer has anyway. That the decoder must tell phones apart
+    keeps the posteriors from collapsing.
 
     Args:
         log_p: (B, U, K) log-probabilities.
@@ -61,8 +61,8 @@ def posterior_divergence(log_p: Tensor, log_q: Tensor, mask: Tensor | None = Non
 class SpeakerAdversary(nn.Module):
     """A classifier of speakers on latents, whose gradient reaches the encoder reversed.
 
-    The classifier learns to tell who speaks, the encoder to leave it nothing to tell by (Ganin & Lempitsky, ICML 2015,
-    arXiv 1409.7495). It sees the mean over an example of a hidden layer.
+    The classifier learns to tell who speaks, the encoder to leave it nothing to tell by (Ganin & Lempitsky, ICML
+    2015, arXiv 1409.7495). It sees the mean over an example of a hidden layer.
 
     Args:
         dim: D of the latents.

@@ -53,8 +53,8 @@ def warp_matrix(bend: Tensor, n_mels: int) -> Tensor:
     """Linear interpolation along a bent axis: (B,) bends in (-1, 1) -> (B, n_mels, n_mels), rows sum to one.
 
     Band m takes its value from the place to which the all-pass transform moves its centre,
-    ``ω' = ω + 2 atan(a sin ω / (1 - a cos ω))`` with ω from 0 to π over the axis (Acero & Stern, ICASSP 1991): smooth,
-    monotone, and the ends stay where they are. a > 0 reads further up, so that the spectrum moves down.
+    ``ω' = ω + 2 atan(a sin ω / (1 - a cos ω))`` with ω from 0 to π over the axis (Acero & Stern, ICASSP 1991):
+    smooth, monotone, and the ends stay where they are. a > 0 reads further up, so that the spectrum moves down.
     """
     band = torch.arange(n_mels, device=bend.device, dtype=bend.dtype)
     angle = math.pi * (band + 0.5) / n_mels

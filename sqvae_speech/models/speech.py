@@ -64,10 +64,10 @@ class SpeechModelConfig:
             raise ValueError(
                 "model.f0_condition is for model.decoder convolutional; the recurrent one is as published"
             )
-        if self.speaker == "vector" and self.invariance.adversary:
+        if self.invariance.adversary and self.speaker != "table":
             raise ValueError(
-                "model.invariance.adversary tells speakers apart by their names, which model.speaker vector does not "
-                "give it; set it to 0, or model.speaker to table"
+                f"model.invariance.adversary tells the speakers of a table apart, but model.speaker is "
+                f"{self.speaker!r}; set one of them back (adversary 0, or speaker table)"
             )
 
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from sqvae_speech.reporting.drawing import Axis, Svg, colour_class, path, short
 
-MOST_POINTS = 300  # of a curve: more than a chart has pixels for
+MOST_POINTS = 600  # of a curve: more than a chart has pixels for
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 8.0, 32.0
 
 
@@ -145,8 +145,8 @@ def dot_plot(title: str, rows: Sequence[Dots], *, xlabel: str, note: str = "") -
         return None
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     values = [value for row in rows for value in row.values.values() if value is not None]
-    left, height = 150.0, 24.0
-    svg = Svg(520, _TOP + height * len(rows) + _BOTTOM, title)
+    left, height = 140.0, 22.0
+    svg = Svg(440, _TOP + height * len(rows) + _BOTTOM, title)
     across = Axis(min(0.0, *values), max(values) * 1.05, left, svg.width - 16)
     bottom = svg.height - _BOTTOM
     for tick in across.ticks(5):
@@ -156,7 +156,7 @@ def dot_plot(title: str, rows: Sequence[Dots], *, xlabel: str, note: str = "") -
     for number, row in enumerate(rows):
         y = _TOP + height * (number + 0.5)
         own = "" if row.own else " peer"
-        svg.add("text", clipped(row.name, 25), x=left - 10, y=y + 4, class_=f"label end{own}")
+        svg.add("text", clipped(row.name, 23), x=left - 10, y=y + 4, class_=f"label end{own}")
         found = [value for value in row.values.values() if value is not None]
         svg.add("line", x1=across(min(found)), x2=across(max(found)), y1=y, y2=y, class_=f"span{own}")
         for place, name in enumerate(names):
@@ -166,7 +166,7 @@ def dot_plot(title: str, rows: Sequence[Dots], *, xlabel: str, note: str = "") -
                 svg.add(
                     "circle", cx=across(value), cy=y, r=5, class_=f"dot {colour_class(place)}{own}", tooltip=tooltip
                 )
-    return Figure(title, svg.markup(), {name: place for place, name in enumerate(names)}, note)
+    return Figure(title, svg.markup(), {name: place for place, name in enumerate(names)}, note, "large")
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,11 @@ def point_map(
     title: str, points: Sequence[MapPoint], others: Sequence[tuple[float, float]], note: str = ""
 ) -> Figure:
     """Labelled points of a plane on one scale, coloured by label; ``others`` are crosses."""
-    width = 520.0
+    width = 440.0
     xs = [point.x for point in points] + [x for x, _ in others]
     ys = [point.y for point in points] + [y for _, y in others]
     spread_x, spread_y = max(xs) - min(xs) or 1.0, max(ys) - min(ys) or 1.0
-    scale = min((width - 40) / spread_x, 400 / spread_y)
+    scale = min((width - 40) / spread_x, 340 / spread_y)
     svg = Svg(width, spread_y * scale + 40, title)
     left = (width - spread_x * scale) / 2
 

@@ -29,8 +29,9 @@ def comparison_page(paths: Sequence[Path], title: str) -> Page:
     colours = {group.name: number for number, group in enumerate(groups)}
     curves = [(group.name, colours[group.name], by_path[run.path].metrics) for group in groups for run in group.runs]
     figures = compared_curves(curves)
+    means = _means(groups, by_path)
     sections = [
-        Section("overview", "Overview", _overview(groups), tables=_means(groups, by_path)),
+        Section("overview", "Overview", _overview(groups) if means else "No scores yet.", tables=means),
         Section(
             "curves",
             "Curves",
@@ -39,7 +40,7 @@ def comparison_page(paths: Sequence[Path], title: str) -> Page:
             keys=colours,
             missing=[] if figures else [Missing("No metrics in any of these runs.")],
         ),
-        _evaluations(folders),
+        *_evaluations(folders),
         Section("runs", "Each run", tables=[_each(runs)]),
     ]
     summary = f"{len(runs)} run{'s' * (len(runs) != 1)} of {len(groups)} configuration{'s' * (len(groups) != 1)}."
@@ -102,6 +103,8 @@ def _each(runs: Sequence[Run]) -> Table:
     """A row a run: how it stands, its last validation, the settings in which it differs."""
     columns, left_out = comparison.default_columns(runs)
     header, cells = comparison.table(runs, columns)
+    filled = [place for place in range(len(header)) if any(row[place] for row in cells)]
+    header, cells = [header[place] for place in filled], [[row[place] for place in filled] for row in cells]
     rows = tuple(Row(row[0], tuple(row[1:])) for row in cells)
     notes = ["Scores of the last validation, then the settings in which the runs differ."]
     if left_out:
@@ -112,9 +115,11 @@ def _each(runs: Sequence[Run]) -> Table:
     return Table("Runs", header[0], tuple(header[1:]), rows, " ".join(notes))
 
 
-def _evaluations(folders: Sequence[RunFolder]) -> Section:
+def _evaluations(folders: Sequence[RunFolder]) -> list[Section]:
     evidence = [folder.evaluation for folder in folders if folder.evaluation is not None]
     lacking = [folder for folder in folders if folder.evaluation is None and folder.task == "speech"]
+    if not evidence and not lacking:
+        return []
     missing = [
         Missing(
             f"{len(lacking)} of these runs are not evaluated yet (ABX, probes, units against phones):",
@@ -127,7 +132,7 @@ def _evaluations(folders: Sequence[RunFolder]) -> Section:
         )
     ]
     found = evaluated(evidence, len(evidence))
-    return Section(
+    section = Section(
         "evaluation",
         "Evaluation",
         found.intro,
@@ -135,3 +140,4 @@ def _evaluations(folders: Sequence[RunFolder]) -> Section:
         tables=found.tables,
         missing=missing if lacking else [],
     )
+    return [section]

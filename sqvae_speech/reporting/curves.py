@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqvae_speech.reporting.charts import Figure, Series, line_chart
@@ -64,7 +64,10 @@ def compared_curves(runs: Sequence[tuple[str, int, Sequence[Mapping[str, Any]]]]
     """Charts of the validation, or of training where there is none, of several runs.
 
     Args:
-        runs: name, colour, and metrics of each; runs of one name share an entry in the key.
+        runs: name, colour, and metrics of each.
+
+    Returns:
+        Charts without keys: one key is for all.
     """
     there = list(dict.fromkeys(name for _, _, rows in runs for name in _names(rows)))
     figures = []
@@ -76,7 +79,7 @@ def compared_curves(runs: Sequence[tuple[str, int, Sequence[Mapping[str, Any]]]]
         series = [Series(name, *curve(rows, *metric.split("/", 1)), colour) for name, colour, rows in runs]
         title = panel.title if len(panel.metrics) == 1 else f"{panel.title}, {_SPLITS[metric.partition('/')[0]]}"
         if figure := line_chart(title, series, log_y=panel.log):
-            figures.append(figure)
+            figures.append(replace(figure, keys={}))
     return figures
 
 

@@ -1,7 +1,7 @@
 """The few numbers that say how a run did, under names that are the same for every run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ class KeyFigure:
 
 
 def key_figures(folder: RunFolder) -> list[KeyFigure]:
-    """Those that there are: of the scores, else of the last validation; of the evaluation."""
+    """Those that there are: of the scores, else of the last validation, else of training; of the evaluation."""
     found = _of_scores(folder) or _of_validation(folder)
     return [*found, *_of_evaluation(folder)]
 
@@ -71,8 +71,8 @@ _VALIDATION: dict[str, tuple[str, str, str, Better]] = {
 
 
 def _of_validation(folder: RunFolder) -> list[KeyFigure]:
-    scores = folder.run.scores
-    on = "at the last validation"
+    run = folder.run
+    scores, on = (run.scores, "at the last validation") if run.scores else (run.train, "at the end of training")
     found = [
         _figure(name, scores.get(key), form, unit, better, on)
         for key, (name, form, unit, better) in _VALIDATION.items()
@@ -82,8 +82,27 @@ def _of_validation(folder: RunFolder) -> list[KeyFigure]:
     return [figure for figure in found if figure is not None]
 
 
-# the first that there is: spans and conditions of ABX across speakers
-_ABX = (("phone", "across_within"), ("item", "across_within"), ("phone", "across_any"), ("word", "across_any"))
+# spans and contexts of ABX, the most telling first; and of how many triplets one has to be to tell anything
+_ABX = (("item", "within"), ("triphone", "within"), ("phone", "within"), ("phone", "any"), ("word", "any"))
+_TRIPLETS = 1000
+
+
+def telling_abx(scores: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Span and context of the ABX scores to show of all that there are: of enough triplets, if any are.
+
+    Args:
+        scores: of each representation, span -> condition -> score.
+
+    Returns:
+        None where there are none across speakers.
+    """
+
+    def triplets(choice: tuple[str, str]) -> int:
+        found = (part(part(one, choice[0]), f"across_{choice[1]}").get("triplets", 0) for one in scores)
+        return min(found, default=0)
+
+    there = [choice for choice in _ABX if triplets(choice)]
+    return next((choice for choice in there if triplets(choice) >= _TRIPLETS), there[0] if there else None)
 
 
 def _of_evaluation(folder: RunFolder) -> list[KeyFigure]:
@@ -92,8 +111,9 @@ def _of_evaluation(folder: RunFolder) -> list[KeyFigure]:
         return []
     codes = part(part(values, "representations"), "codes")
     abx = part(codes, "abx")
-    found = (part(part(abx, span), condition) for span, condition in _ABX)
-    across = next((score for score in found if score), {})
+    span, context = telling_abx([abx]) or ("phone", "within")
+    across = part(part(abx, span), f"across_{context}")
+    on_abx = f"on codes; {span}, {'same' if context == 'within' else 'any'} context"
     probes = part(codes, "probes")
 
     def percent(score: Mapping[str, Any], key: str) -> float | None:
@@ -103,7 +123,7 @@ def _of_evaluation(folder: RunFolder) -> list[KeyFigure]:
     speaker = part(probes, "speaker")
     chance = percent(speaker, "chance")
     figures = [
-        _figure("ABX across speakers", percent(across, "error"), ".1f", "%", "lower", "codes"),
+        _figure("ABX across speakers", percent(across, "error"), ".1f", "%", "lower", on_abx),
         _figure("PNMI", part(part(values, "units"), "unit_phone").get("pnmi"), ".3f", "", "higher", "unit and phone"),
         _figure("phone probe", percent(part(probes, "phone"), "accuracy"), ".1f", "%", "higher", "on codes"),
         _figure(

@@ -1,6 +1,7 @@
 """What the folder of a run holds, read once; what is missing or damaged is None, or empty."""
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -114,6 +115,11 @@ def part(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """The object that is below a key; empty where there is none."""
     found = values.get(key)
     return found if isinstance(found, Mapping) else {}
+
+
+def short_path(path: str | os.PathLike) -> str:
+    """The end of a path, which says what it is: ``dump/sqvae16k/test``."""
+    return "/".join(Path(path).parts[-3:])
 
 
 def safely(make: Callable[..., Result], *arguments: Any) -> Result | None:

@@ -13,7 +13,7 @@ from sqvae_speech.reporting.examples import Example, Voice
 from sqvae_speech.reporting.key_figures import key_figures
 from sqvae_speech.reporting.page import Fold, Missing, Page, Picture, Section
 from sqvae_speech.reporting.run_facts import run_facts, summary
-from sqvae_speech.reporting.run_folder import RunFolder, safely
+from sqvae_speech.reporting.run_folder import RunFolder, safely, short_path
 from sqvae_speech.reporting.scores_section import scores_section
 
 _CONVERSIONS = 6  # of those on disk, where none could be made
@@ -66,7 +66,7 @@ def _listen(material: _Material) -> Section:
     if not examples:
         examples = _conversions(folder)
         if examples:
-            note = f"Of the conversions in {folder.path / 'wav'}. {note}".strip()
+            note = f"Of the conversions in {short_path(folder.path / 'wav')}. {note}".strip()
     missing = []
     if not examples:
         words = ("--model", "{run}", "--shards", "{shards}", "--all-pairs", "--max", "12", "--output", "{run}/wav")
@@ -126,7 +126,7 @@ def _codebook(material: _Material) -> Section:
 
 def _looked_at(folder: RunFolder, codebook: dict[str, Any]) -> Section:
     units = sum(code["count"] for code in codebook["codes"])
-    shards = ", ".join(map(str, codebook.get("shards") or ()))
+    shards = ", ".join(short_path(one) for one in codebook.get("shards") or ())
     return Section(
         "codebook",
         "Codebook",

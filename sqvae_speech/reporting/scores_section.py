@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqvae_speech.reporting.charts import Dots, Figure, dot_plot
+from sqvae_speech.reporting.key_figures import telling_abx
 from sqvae_speech.reporting.page import Missing, Section
-from sqvae_speech.reporting.run_folder import RunFolder, safely
+from sqvae_speech.reporting.run_folder import RunFolder, safely, short_path
 from sqvae_speech.reporting.tables import (
     Table,
     different_sets,
@@ -79,12 +80,12 @@ def _side_by_side(evidence: Sequence[dict[str, Any]], own: int) -> Evaluated:
     if others := different_sets(evidence):
         intro += f" Measured on another set, so not to be compared: {', '.join(others)}."
     figure = _abx_plot(evidence, own)
-    tables = [table for make in (representation_table, unit_table) if (table := make(evidence, own))]
+    tables = [table for make in (unit_table, representation_table) if (table := make(evidence, own))]
     return Evaluated(intro, [figure] if figure else [], tables)
 
 
 def _measured_on(evidence: dict[str, Any]) -> str:
-    names = ", ".join(str(one) for one in evidence.get("shards") or ())
+    names = ", ".join(short_path(one) for one in evidence.get("shards") or ())
     return (
         f"Representations and units on {evidence.get('utterances')} utterances of {evidence.get('speakers')} "
         f"speakers ({evidence.get('seconds', 0):.0f} s), {names}. Bold: the best of a row, where better can be told."
@@ -93,25 +94,23 @@ def _measured_on(evidence: dict[str, Any]) -> str:
 
 def _abx_plot(evidence: Sequence[dict[str, Any]], own: int) -> Figure | None:
     """Errors within and across speakers, a line a representation."""
+    rows = [
+        (f"{one['name']}: {kind}", scores.get("abx") or {}, place < own)
+        for place, one in enumerate(evidence)
+        for kind, scores in one["representations"].items()
+    ]
+    chosen = telling_abx([abx for _, abx, _ in rows])
+    if chosen is None:
+        return None
+    span, context = chosen
 
-    def error(scores: dict[str, Any], span: str, condition: str) -> float | None:
-        score = ((scores.get("abx") or {}).get(span) or {}).get(condition)
+    def error(abx: dict[str, Any], speakers: str) -> float | None:
+        score = (abx.get(span) or {}).get(f"{speakers}_{context}")
         return None if score is None else 100 * score["error"]
 
-    for span, context in (("phone", "within"), ("item", "within"), ("phone", "any"), ("word", "any")):
-        rows = [
-            Dots(
-                f"{one['name']}: {kind}",
-                {
-                    "within speakers": error(scores, span, f"within_{context}"),
-                    "across speakers": error(scores, span, f"across_{context}"),
-                },
-                own=place < own,
-            )
-            for place, one in enumerate(evidence)
-            for kind, scores in one["representations"].items()
-        ]
-        what = "same context" if context == "within" else "any context"
-        if figure := dot_plot(f"ABX error of a {span}, {what}", rows, xlabel="%, lower is better; chance is 50"):
-            return figure
-    return None
+    dots = [
+        Dots(name, {f"{speakers} speakers": error(abx, speakers) for speakers in ("within", "across")}, mine)
+        for name, abx, mine in rows
+    ]
+    title = f"ABX error: {span}, {'same' if context == 'within' else 'any'} context"
+    return dot_plot(title, dots, xlabel="%, lower is better; chance is 50")

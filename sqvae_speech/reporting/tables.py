@@ -60,7 +60,7 @@ class Table:
         return frozenset(
             number
             for number, cells in filled
-            if cells and sum(_leading_number(cell) is None for cell in cells) > len(cells) / 2
+            if cells and sum(_leading_number(cell) is None or ", " in cell for cell in cells) > len(cells) / 2
         )
 
 
@@ -197,12 +197,17 @@ def _turned(
     for name, cell in columns:
         cells = tuple(_cell(cell, row) for row in rows)
         if any(cells):
-            group, comma, rest = name.partition(", ") if name.startswith("ABX") else ("", "", name)
+            group, rest = "", name
+            if name.startswith("ABX"):
+                group, _, rest = name.partition(", ")
+                group += ", error in % (triplets, where few)"
+            elif name.endswith(" probe"):
+                group, rest = "Linear probes, accuracy in % (of the most frequent label)", name.removesuffix(" probe")
             values = [_leading_number(text) for text in cells]
             best = (
                 best_of(values, lower=name.startswith(_LOWER)) if name.startswith(_LOWER + _HIGHER) else frozenset()
             )
-            found.append(Row(rest, cells, best, f"{group}, error in %" if comma else ""))
+            found.append(Row(rest, cells, best, group))
     return Table(caption, "", tuple(names), tuple(found), note) if found else None
 
 
@@ -219,9 +224,9 @@ def _leading_number(text: str) -> float | None:
 
 
 def best_of(values: Sequence[float | None], *, lower: bool) -> frozenset[int]:
-    """Numbers of the best of several values; none where there is nothing to choose."""
+    """Numbers of the best of several values; none where there is nothing to choose, or all are equal."""
     known = [value for value in values if value is not None]
-    if len(known) < 2:
+    if len(set(known)) < 2:
         return frozenset()
     best = min(known) if lower else max(known)
     return frozenset(number for number, value in enumerate(values) if value == best)

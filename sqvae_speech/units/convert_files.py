@@ -1,7 +1,6 @@
 """Conversion of whole sets: recordings, shards or stored units to wavs, pictures and a log, each wav checked."""
 
 import json
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sqvae_speech.audio.faults import wav_faults
+from sqvae_speech.audio.faults import write_checked_wav
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.loudness import match_loudness
 from sqvae_speech.audio.melspec import MelSpec
-from sqvae_speech.audio.wav import read_wav, wav_info, write_wav
+from sqvae_speech.audio.wav import read_wav, wav_info
 from sqvae_speech.data.files import read_text, write_text
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.reader import ShardReader, UtteranceMel
@@ -30,8 +29,6 @@ from sqvae_speech.units.store import UnitStore
 if TYPE_CHECKING:
     from sqvae_speech.audio.vocoder import Vocoder
     from sqvae_speech.models.pretrained import SpeechBundle
-
-logger = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
@@ -227,8 +224,6 @@ def convert_files(
                 loaded = _load(source, vocoder)
             log.append(_convert(bundle, loaded, target, vocoder, output, device, plots))
             log[-1] |= {"vocoder": vocoder_name or type(vocoder).__name__, "checkpoint": bundle.fingerprint}
-            for fault in log[-1]["faults"]:
-                logger.warning("%s to %s: %s", source.utterance_id, target, fault)
     write_text(output / "log.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in log))
     return log
 
@@ -273,10 +268,9 @@ def _convert(
     mels[f"as {target}"] = result.mel
     name = f"{content.utterance_id}-to-{target}"
     made = _at_level(result, loaded.reference, spec.sample_rate)
-    faults = wav_faults(made.wav, spec.num_samples(_frames_of(bundle, content)), spec.hop_length)
-    finite = bool(np.isfinite(made.wav).all())
-    if finite:
-        write_wav(output / f"{name}.wav", made.wav, spec.sample_rate)
+    path = output / f"{name}.wav"
+    num_samples = spec.num_samples(_frames_of(bundle, content))
+    faults = write_checked_wav(path, made.wav, spec.sample_rate, num_samples, spec.hop_length)
     if plots:
         plot_mels(output / f"{name}.png", mels, spec)
     return {
@@ -284,7 +278,7 @@ def _convert(
         "source_speaker": content.speaker or None,
         "target_speaker": target,
         "source": loaded.source.path,
-        "wav": f"{name}.wav" if finite else None,
+        "wav": path.name if np.isfinite(made.wav).all() else None,
         "plot": f"{name}.png" if plots else None,
         "seconds": round(len(made.wav) / spec.sample_rate, 4),
         "start": _start(bundle, content),

@@ -62,4 +62,5 @@ def test_from_the_corpus_to_the_page(tmp_path):
 def test_bad_options(options, message):
     refused = run("bash", str(MINI / "evidence.sh"), *options)
     assert refused.returncode == 2
-    assert message in refused.stderr and "usage: " in refused.stderr
+    assert message in refused.stderr
+    assert "usage: " in refused.stderr

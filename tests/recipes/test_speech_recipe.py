@@ -114,9 +114,10 @@ def test_the_report_at_the_end(whole, recipe):
     assert (run.status, run.done) == (0, []), run.errors
     assert f" {report}\n" in run.output
     text = report.read_text()
-    assert text.count("<audio") == 3 * 4, "three utterances, as recorded, through the vocoder, and as two speakers"
-    assert "Recording of p225" in text
-    assert f"sqvae-speech evaluate codebook --model &#39;{work}" in text
+    for heard in ("Recording of", "Its log-mel, vocoded", "Units, as", "Units, converted to"):
+        assert text.count(f"<figcaption>{heard}") == 3, "three utterances, as recorded, vocoded, and as two speakers"
+    assert "Map of the codebook" in text
+    assert f"sqvae-speech evaluate --model &#39;{work}" in text, "what is not there says how it is made"
     before = modified(work)
     assert recipe("vctk", work, *options, small=with_report(SMALL)).status == 0
     assert modified(work) == before, "it is not written again"

@@ -144,7 +144,7 @@ def codebook(phones: tuple[str, ...] = PHONES) -> dict[str, Any]:
     }
 
 
-def tone(seconds: float = 0.2, sample_rate: int = 8000) -> np.ndarray:
+def tone(seconds: float = 1.0, sample_rate: int = 8000) -> np.ndarray:
     """(samples,) float64."""
     return 0.5 * np.sin(np.arange(int(seconds * sample_rate)) * 0.2)
 

@@ -20,18 +20,22 @@ from documentation import ROOT, blocks, check_commands, pages, run_bash, run_pyt
 from image_fixtures import make_image_shards
 from units_world import make_world, voice
 
+from sqvae_speech.audio.logmel import LogMel
+from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.bin.main import main
 from sqvae_speech.config import load_config
 from sqvae_speech.data import corpora
 from sqvae_speech.data.corpora import CORPORA
 from sqvae_speech.experiments.trials import expand, load_sweep
+from sqvae_speech.models.pretrained_vocoder import VocoderBundle, save_vocoder
+from sqvae_speech.models.vocoder_network import VocoderConfig, VocoderNetwork
 from sqvae_speech.quantization import QuantizerConfig
 from sqvae_speech.quantization.config import BUILDERS
 from sqvae_speech.training.speech_config import SpeechTrainConfig
+from sqvae_speech.vocoder import speech_vocoder
 
 ELSEWHERE = {"loaders.md": "test_loaders.py", "deployment.md": "test_models_exporting.py"}
 HERE = {"corpus.md", "quantizer.md"}  # by tests of their own
-BEFORE = {"README.md": {"torch": torch}}
 
 
 def named(page) -> str:
@@ -60,14 +64,26 @@ def folder(world, tmp_path, monkeypatch):
     return tmp_path
 
 
-def images(folder) -> None:
+def images(folder) -> dict:
     """Shards of images where docs/images.md has them."""
     shutil.rmtree(folder / "dump")
     for split, count in {"train": 130, "test": 7}.items():
         make_image_shards(folder / "dump" / split, count)
+    return {}
 
 
-PREPARE = {"images.md": images}
+def vocoders(folder) -> dict:
+    """An untrained vocoder, and what it is to say and where to."""
+    spec = MelSpec.preset("sqvae16k")
+    (folder / "exp").unlink()
+    (folder / "exp" / "vocoder").mkdir(parents=True)
+    save_vocoder(folder / "exp" / "vocoder", VocoderBundle(VocoderNetwork(VocoderConfig(), spec)))
+    mel = LogMel(spec)(torch.from_numpy(voice(0.6, 2)).float()[None]).mel[0]
+    return {"mel": mel, "peak": 0.5, "vocoder": speech_vocoder("exp/vocoder"), "play": list}
+
+
+# page -> what it needs besides the world: prepares files, gives names
+PREPARE = {"images.md": images, "vocoders.md": vocoders}
 
 
 def pages_with(language: str, without: Collection[str] = ()) -> list:
@@ -77,13 +93,29 @@ def pages_with(language: str, without: Collection[str] = ()) -> list:
 
 @pytest.mark.parametrize("page", pages_with("python", HERE | ELSEWHERE.keys()))
 def test_python_runs(page, folder):
-    PREPARE.get(page.name, lambda folder: None)(folder)
-    run_python(blocks(page, "python"), {"__name__": "example", **BEFORE.get(page.name, {})})
+    names = PREPARE[page.name](folder) if page.name in PREPARE else {}
+    run_python(blocks(page, "python"), {"__name__": "example", **names})
 
 
 @pytest.mark.parametrize("page", pages_with("bash", HERE))
 def test_commands_can_be_read(page):
     assert check_commands(page) > 0
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_links_lead_somewhere_in_the_repository(page):
+    """The site's are looked at when it is built; the same pages are also read where they lie."""
+    code = re.compile(r"^ *```.*?^ *```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^()\s]+)\)", code.sub("", page.read_text(encoding="utf-8"))):
+        path, _, anchor = target.partition("#")
+        if path.startswith(("http://", "https://")):
+            continue
+        found = page.parent / path if path else page
+        assert found.exists(), f"{page.name}: there is no {path}"
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert anchor in slugs, f"{page.name}: {path} has no title of the anchor {anchor}"
 
 
 def test_every_language_is_looked_at():
@@ -134,13 +166,16 @@ def test_configurations_can_be_read(tmp_path):
 
 
 def test_sweeps_can_be_read(tmp_path):
-    one, other = (yaml.safe_load(block.text) for block in blocks(ROOT / "docs" / "experiments.md", "yaml"))
+    """The first example is whole, and each of the others takes the place of its grid."""
+    whole, *parts = (yaml.safe_load(block.text) for block in blocks(ROOT / "docs" / "experiments.md", "yaml"))
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "train.yaml").write_text("training:\n  batch_size: 2\n")
     path = tmp_path / "sweep.yaml"
-    for sweep, count in ((one, 2 * 2 * 3), ({**one, "grid": {}, **other}, 20 * 3)):
+    counts = []
+    for sweep in (whole, *({**whole, "grid": {}, **part} for part in parts)):
         path.write_text(yaml.safe_dump(sweep))
-        assert len(expand(load_sweep(path), tmp_path, [])) == count
+        counts.append(len(expand(load_sweep(path), tmp_path, [])))
+    assert counts[:2] == [2 * 2 * 3, 20 * 3]
 
 
 @pytest.fixture

@@ -27,19 +27,17 @@ SEEDS = {"columns": {}, "results": [row("a", 5, loss=[1.0, 2.0]), row("b", 5, lo
 
 def test_places_are_filled_in_and_the_rest_is_left_alone():
     template = (
-        "# {{fact title}}\n{{table mini}}\n\nOurs: {{value mini | ours | ABX}}, lower by "
-        "{{less mini | ours | ABX | log-mel}}. `{x}` {{ }}\n"
+        "# {{fact title}}\n{{table mini}}\n\nOurs: {{value mini | ours | ABX}}, "
+        "{{change mini | ours | ABX | log-mel}}. `{x}` {{ }}\n"
     )
     assert fill(template, {"mini": RESULTS}, {"title": "Results"}) == (
         "# Results\n| run | ABX | error (dB²) |\n| --- | ---: | --- |\n| log-mel | 20.0% |  |\n| ours | 30.0% |  |\n"
-        "| ours | 15.0% |  |\n\nOurs: 15.0%, lower by 25%. `{x}` {{ }}\n"
+        "| ours | 15.0% |  |\n\nOurs: 15.0%, -25%. `{x}` {{ }}\n"
     )
 
 
 def test_several_seeds():
-    assert table(SEEDS) == (
-        "| run | loss | seeds |\n| --- | ---: | ---: |\n| a | 1.5 ± 0.5 | 2 |\n| b | 4 | 1 |"
-    )
+    assert table(SEEDS) == ("| run | loss | seeds |\n| --- | ---: | ---: |\n| a | 1.5 ± 0.5 | 2 |\n| b | 4 | 1 |")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +48,7 @@ def test_several_seeds():
         ("{{value mini | our | ABX}}", "there is no 'our', did you mean 'ours'"),
         ("{{value mini | ours | ABC}}", "there is no 'ABC', did you mean 'ABX'"),
         ("{{value mini | ours}}", "value takes 3 words"),
-        ("{{less mini | ours | error (dB²) | log-mel}}", "do not both have the column"),
+        ("{{change mini | ours | error (dB²) | log-mel}}", "do not both have the column"),
         ("{{fact hours}}", "there is no 'hours'"),
     ],
 )

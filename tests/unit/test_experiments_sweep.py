@@ -17,13 +17,14 @@ from data_fixtures import make_data_dir
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.bin._cli import run as cli
 from sqvae_speech.bin.sweep import main
-from sqvae_speech.config import from_dict
+from sqvae_speech.config import from_dict, load_config, to_dict
 from sqvae_speech.data.shards import write_shards
 from sqvae_speech.errors import UserError
 from sqvae_speech.experiments.slurm import array_script
 from sqvae_speech.experiments.sweep import State, Sweep
 from sqvae_speech.experiments.sweep_config import SweepConfig
 from sqvae_speech.experiments.trials import expand, load_sweep
+from sqvae_speech.training.speech_config import SpeechTrainConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -461,9 +462,17 @@ def test_the_sweep_of_fsdd_is_whole():
 
 def test_the_sweeps_of_mini_are_whole():
     conf = ROOT / "egs" / "mini" / "conf"
-    names = [trial.name for trial in trials_of(conf / "evidence.yaml")]
-    assert {"train", "train_phonetic", "vq_ema", "vq_gradient", "type1", "type3", "vmf", "residual"} <= set(names)
-    assert len(load_sweep(conf / "evidence.yaml").columns) > 5
+    evidence = {trial.name: trial for trial in trials_of(conf / "evidence.yaml")}
+    baselines = {"vq_ema", "vq_gradient", "vq_ema_64", "type1", "type3", "type4_64", "vmf", "residual"}
+    assert {"train", "published", "train_phonetic"} | baselines == set(evidence)
+    # what is shipped is what was found, and the general configuration is the same
+    found = [trial for trial in trials_of(conf / "phonetic.yaml") if trial.group == "K-64-voices-adversary"]
+    shipped = evidence["train_phonetic"].config["model"]
+    assert found
+    assert all(trial.config["model"] == shipped for trial in found)
+    general = load_config(SpeechTrainConfig, ROOT / "recipes" / "conf" / "speech_phonetic.yaml").model
+    assert to_dict(general.invariance) == shipped["invariance"]
+    assert general.quantizer.codebook_size == shipped["quantizer"]["codebook_size"]
 
 
 def test_a_sweep_needs_configurations():

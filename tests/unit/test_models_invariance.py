@@ -1,4 +1,4 @@
-"""What keeps the speaker out of the units: random voices, agreement of posteriors, the adversary; and nothing of it."""
+"""What keeps the speaker out of the units: random voices, agreement of posteriors, the adversary; and without."""
 
 import math
 
@@ -99,7 +99,8 @@ def test_log_posterior_is_finite_where_the_posterior_underflows():
     quantizer = make_model("diagonal").quantizer
     z, log_var = torch.randn(2, 4, 6), torch.full((2, 4, 6), -12.0)
     log_posterior = quantizer.log_posterior(z, log_var)
-    assert log_posterior.isfinite().all() and quantizer.posterior(z, log_var).min() == 0
+    assert log_posterior.isfinite().all()
+    assert quantizer.posterior(z, log_var).min() == 0
     moderate = torch.zeros_like(log_var)
     torch.testing.assert_close(quantizer.log_posterior(z, moderate).exp(), quantizer.posterior(z, moderate))
 
@@ -204,6 +205,14 @@ def test_quantizers_without_a_posterior_to_compare(kind):
 def test_settings_that_cannot_be(values, message):
     with pytest.raises(UserError, match=message):
         from_dict(SpeechModelConfig, {"invariance": values})
+
+
+def test_an_adversary_needs_to_know_who_speaks():
+    with pytest.raises(
+        UserError, match=r"adversary tells the speakers of a table apart, but model\.speaker is 'vector'"
+    ):
+        from_dict(SpeechModelConfig, {"speaker": "vector", "invariance": {"adversary": 1.0}})
+    assert from_dict(SpeechModelConfig, {"speaker": "vector", "invariance": {"warp": 0.1}}).invariance.warp == 0.1
 
 
 def test_settings_that_a_model_cannot_have():

@@ -33,7 +33,7 @@ def runs(tmp_path):
 
 def test_runs_are_grouped_by_their_seeds(runs):
     groups = group_by_seed([read_run(path) for path in runs])
-    assert [(group.name, group.seeds) for group in groups] == [("iv", [0, 1, 2]), ("i-seed0", [0])]
+    assert [(group.name, group.seeds) for group in groups] == [("iv", [0, 1, 2]), ("i", [0])]
 
 
 def test_runs_that_are_not_seeds_of_one_stay_apart(tmp_path):
@@ -63,7 +63,7 @@ def test_means_and_spreads(runs):
 def test_curves_of_a_configuration_share_a_colour(runs):
     page = comparison_page(runs, "mine")
     curves = next(section for section in page.sections if section.id == "curves")
-    assert curves.keys == {"iv": 0, "i-seed0": 1}
+    assert curves.keys == {"iv": 0, "i": 1}
     error = next(figure for figure in curves.figures if figure.title == "Error (dB²)")
     assert str(error.picture).count('class="line c0"') == 3
     assert str(error.picture).count('class="line c1"') == 1

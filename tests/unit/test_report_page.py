@@ -9,6 +9,7 @@ import pytest
 from report_world import PARTS, codebook, evaluation, make_run
 
 from sqvae_speech.bin.main import main
+from sqvae_speech.reporting.key_figures import telling_abx
 from sqvae_speech.reporting.page import render
 from sqvae_speech.reporting.run_folder import quantizer_name, read_run_folder
 from sqvae_speech.reporting.run_page import run_page
@@ -192,12 +193,26 @@ def test_the_best_of_a_row():
     assert table.header == ("own: latents", "own: codes", "other: mel")
     assert table.own == {0, 1}
     rows = {(row.group, row.name): row for row in table.rows}
-    across = rows["ABX phone, error in %", "across speakers, same context"]
+    across = rows["ABX phone, error in % (triplets, where few)", "across speakers, same context"]
     assert across.cells == ("12.00", "15.00", "7.00")
     assert across.best == {2}, "the least error"
-    assert rows["", "phone probe"].best == {2}, "the highest accuracy"
-    assert rows["", "speaker probe"].best == set(), "neither is better"
+    probes = "Linear probes, accuracy in % (of the most frequent label)"
+    assert rows[probes, "phone"].best == {2}, "the highest accuracy"
+    assert rows[probes, "speaker"].best == set(), "neither is better"
     assert rows["", "bit/s"].best == set()
+
+
+def test_the_abx_to_show():
+    few = evaluation("few")["representations"]["codes"]["abx"]
+    assert telling_abx([few]) == ("phone", "within")
+    few["phone"]["across_any"] = {"error": 0.2, "triplets": 2000}
+    assert telling_abx([few]) == ("phone", "within"), "the same context says more"
+    few["phone"]["across_within"]["triplets"] = 170
+    assert telling_abx([few]) == ("phone", "any"), "but not by a handful of triplets"
+    few["phone"]["across_any"]["triplets"] = 3
+    assert telling_abx([few]) == ("phone", "within")
+    assert telling_abx([few, {}]) is None, "all have to have it"
+    assert telling_abx([]) is None
 
 
 def test_sets_that_do_not_compare():

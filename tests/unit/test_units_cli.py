@@ -74,7 +74,7 @@ def test_convert(world, tmp_path, capsys):
 
 
 def test_a_faulty_wav_is_an_error(world, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sqvae_speech.units.convert_files.wav_faults", lambda *_: ["it is too beautiful"])
+    monkeypatch.setattr("sqvae_speech.audio.faults.wav_faults", lambda *_: ["it is too beautiful"])
     argv = ["convert", "--model", str(world.model), "--device", "cpu", "--quiet", "--output", str(tmp_path / "out")]
     assert main([*argv, "--shards", str(world.shards), "--target-speaker", "bob", "--max", "1", "--no-plots"]) == 1
     errors = capsys.readouterr().err

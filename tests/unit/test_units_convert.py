@@ -178,7 +178,7 @@ def test_every_wav_is_checked(world, tmp_path, caplog, spoil, fault, written):
     log = convert_files(world.bundle, [(sources[0], "bob")], vocoder, tmp_path, plots=False, progress=False)
     assert len(log[0]["faults"]) == 1
     assert fault in log[0]["faults"][0]
-    assert f"ann-1 to bob: {log[0]['faults'][0]}" in caplog.text
+    assert f"ann-1-to-bob.wav: {log[0]['faults'][0]}" in caplog.text
     assert (log[0]["wav"] is not None) == written == (tmp_path / "ann-1-to-bob.wav").exists()
     assert json.loads((tmp_path / "log.jsonl").read_text()) == log[0]
 

@@ -1,4 +1,8 @@
-"""References of docstrings (``:class:`X```, ``:meth:`~a.b.C.d```) as links of the site, where it has their target."""
+"""What the docstrings of this project have and Griffe does not know, for the site's reference (see mkdocs.yml).
+
+References (``:class:`X```, ``:meth:`~a.b.C.d```) become links where the site has their target, and a line of a
+section that is of several names (``low, high: the range``) a line each.
+"""
 
 import re
 from typing import Any
@@ -6,9 +10,10 @@ from typing import Any
 import griffe
 
 ROLE = re.compile(r":(?:class|meth|func|attr|mod|data|exc):`(~?)([\w.]+)`")
+SEVERAL = re.compile(r"^(    )(\w+(?:, \w+)+): (.+)$", re.MULTILINE)
 
 
-class References(griffe.Extension):
+class Docstrings(griffe.Extension):
     """Griffe has read a package: rewrite its docstrings."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
@@ -16,10 +21,16 @@ class References(griffe.Extension):
 
     def _rewrite(self, scope: griffe.Object) -> None:
         if scope.docstring is not None:
-            scope.docstring.value = ROLE.sub(lambda role: _link(role, scope), scope.docstring.value)
+            text = SEVERAL.sub(_line_each, scope.docstring.value)
+            scope.docstring.value = ROLE.sub(lambda role: _link(role, scope), text)
         for member in scope.members.values():
             if isinstance(member, griffe.Object):
                 self._rewrite(member)
+
+
+def _line_each(line: re.Match[str]) -> str:
+    indent, names, text = line.groups()
+    return "\n".join(f"{indent}{name}: {text}" for name in names.split(", "))
 
 
 def _link(role: re.Match[str], scope: griffe.Object) -> str:

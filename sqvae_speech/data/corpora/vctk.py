@@ -80,8 +80,8 @@ def prepare_vctk(
         ali: intervals by utterance id, for corpora that have them.
 
     Raises:
-        UserError: no such corpus, not this layout, an unknown ``mic``, ``test`` or speaker, more than ``max_bad`` damaged
-            recordings, a split list that does not fit.
+        UserError: no such corpus, not this layout, an unknown ``mic``, ``test`` or speaker, more than ``max_bad``
+            damaged recordings, a split list that does not fit.
     """
     check_test(test, TESTS)
     if mic not in MICS:
