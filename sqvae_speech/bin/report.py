@@ -99,14 +99,14 @@ def _listening(args: argparse.Namespace, folder: "RunFolder") -> "Listening":
         examples = speech_examples(
             bundle,
             shards,
-            load_vocoder(args.vocoder, bundle.mel_spec),
+            load_vocoder(args.vocoder, bundle.mel_spec, device),
             count=args.examples,
             target_speaker=args.target_speaker,
             data=args.data,
             device=device,
         )
     except UserError as error:
-        if args.shards or args.data or args.target_speaker:  # asked for
+        if args.shards or args.data or args.target_speaker or args.vocoder != "griffin_lim":  # asked for
             raise
         return Listening(note=f"No examples could be made: {error}.")
     how = "Griffin-Lim" if args.vocoder == "griffin_lim" else args.vocoder

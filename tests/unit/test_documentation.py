@@ -28,7 +28,8 @@ from sqvae_speech.data import corpora
 from sqvae_speech.data.corpora import CORPORA
 from sqvae_speech.experiments.trials import expand, load_sweep
 from sqvae_speech.models.pretrained_vocoder import VocoderBundle, save_vocoder
-from sqvae_speech.models.vocoder_network import VocoderConfig, VocoderNetwork
+from sqvae_speech.models.vocoder_model import VocoderModel
+from sqvae_speech.models.vocoder_network import VocoderConfig
 from sqvae_speech.quantization import QuantizerConfig
 from sqvae_speech.quantization.config import BUILDERS
 from sqvae_speech.training.speech_config import SpeechTrainConfig
@@ -77,7 +78,7 @@ def vocoders(folder) -> dict:
     spec = MelSpec.preset("sqvae16k")
     (folder / "exp").unlink()
     (folder / "exp" / "vocoder").mkdir(parents=True)
-    save_vocoder(folder / "exp" / "vocoder", VocoderBundle(VocoderNetwork(VocoderConfig(), spec)))
+    save_vocoder(folder / "exp" / "vocoder", VocoderBundle(VocoderModel(VocoderConfig(), spec)))
     mel = LogMel(spec)(torch.from_numpy(voice(0.6, 2)).float()[None]).mel[0]
     return {"mel": mel, "peak": 0.5, "vocoder": speech_vocoder("exp/vocoder"), "play": list}
 
