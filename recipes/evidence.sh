@@ -86,4 +86,5 @@ workers=()
 run_sweep # what had to wait for the others, and the table
 
 python -m sqvae_speech.bin.sweep page "$template" --results "evidence=$exp_dir" \
-    --facts "minutes=$(((SECONDS - started + 59) / 60))" "voices=$voices" --output "$output"
+    --facts "voices=$voices" --output "$output"
+say "in $(((SECONDS - started + 59) / 60)) minutes"

@@ -99,7 +99,7 @@ fi
 
 # ---- where everything is
 
-write_report
+write_report true
 print_places << END
 data-directories $data_dir
 shards $dump_dir

@@ -415,18 +415,21 @@ sample_lm() {
 
 # ---- the end
 
-# write_report [FUNCTION]: a page about the experiment, again only when what it shows has changed; FUNCTION makes what it
-# shows besides the work of the stages. It fails no recipe.
+# write_report FUNCTION OPTION...: a page about the experiment, again only when what it shows has changed. FUNCTION makes
+# what it shows besides the work of the stages, OPTIONs are of 'sqvae-speech report'. It fails no recipe.
 write_report() {
-    local marker="$exp_dir/.stages/report" shown
+    local marker="$exp_dir/.stages/report" shown prepare=$1
+    shift
     if ! $report || ! [ -e "$exp_dir/checkpoints/latest" ]; then return 0; fi
     shown="version $version
+options $*
 $(checkpoint_files "$exp_dir" | contents)
 $(lines "$exp_dir"/{status.json,scores/scores.json,evaluation.json,wav/log.jsonl,prior/samples/samples.png} | contents)"
     if [ -e "$exp_dir/report.html" ] && [ "$(cat "$marker" 2> /dev/null)" = "$shown" ]; then return 0; fi
     mkdir -p "$log_dir" "$(dirname "$marker")"
     say "writing the report (log: $log_dir/report.log)"
-    if { ${1:-true} && sqvae report "$exp_dir"; } > "$log_dir/report.log" 2>&1; then
+    # a page that lacks something says so, and how it is made
+    if { "$prepare" || true; sqvae report "$exp_dir" "$@"; } > "$log_dir/report.log" 2>&1; then
         lines "$shown" > "$marker"
     else
         warn "the report could not be written; log: $log_dir/report.log"

@@ -214,7 +214,7 @@ fi
 
 # ---- where everything is
 
-write_report look_at_codebook
+write_report look_at_codebook --vocoder "$vocoder"
 print_places << END
 data-directories $data_dir
 shards $dump_dir

@@ -4,7 +4,8 @@ from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.models.hub import resolve_model, set_download_progress
 from sqvae_speech.models.istft_vocoder import IstftVocoder, bundled_vocoder
 from sqvae_speech.models.pretrained_vocoder import VocoderBundle, load_trained_vocoder
-from sqvae_speech.models.vocoder_network import VocoderConfig, VocoderNetwork
+from sqvae_speech.models.vocoder_model import VocoderModel
+from sqvae_speech.models.vocoder_network import VocoderConfig
 from sqvae_speech.units.batches import choose_device
 
 
@@ -28,7 +29,7 @@ def speech_vocoder(
     """
     device = str(choose_device(map_location))
     if pretrained is False:
-        return IstftVocoder(VocoderBundle(VocoderNetwork(VocoderConfig(), MelSpec.preset(mel_spec))), device)
+        return IstftVocoder(VocoderBundle(VocoderModel(VocoderConfig(), MelSpec.preset(mel_spec))), device)
     if pretrained is True:
         return IstftVocoder(bundled_vocoder(device), device)
     set_download_progress(progress)

@@ -18,6 +18,7 @@ from sqvae_speech.errors import UserError, nearest
 _MEL_ITERATIONS = 40
 _FRAMES_AT_ONCE = 4096
 _FULL_SCALE = 0.999
+_FILTER_BLOCK = 256  # samples
 
 
 class Vocoder(ABC):
@@ -108,7 +109,7 @@ class GriffinLim(Vocoder):
         """Return the wavs, (B, samples) float64, at the level that the mel has, zero past each utterance's length."""
         spec = self._mel_spec
         real = torch.arange(mel.shape[2], device=mel.device) < lengths[:, None]
-        linear = _undo_log(mel.double().masked_fill(~real[:, None], -math.inf), spec)
+        linear = undo_log(mel.double().masked_fill(~real[:, None], -math.inf), spec)
         # Everything up to the level is the same at any scale: each utterance is brought to 1, and float32 is enough.
         scale = linear.amax(dim=(1, 2), keepdim=True)
         magnitude = self._undo_mel((linear / scale).float())
@@ -117,7 +118,7 @@ class GriffinLim(Vocoder):
         longest = int(samples.max())
         beyond = torch.arange(longest, device=mel.device) >= samples[:, None]
         wav = fit_samples(wav, longest).masked_fill(beyond, 0.0)
-        wav = _undo_preemphasis(wav, spec.preemphasis).masked_fill(beyond, 0.0)
+        wav = undo_preemphasis(wav, spec.preemphasis).masked_fill(beyond, 0.0)
         return wav * scale[:, 0] ** (1.0 / spec.power)
 
     def _undo_mel(self, mel: Tensor) -> Tensor:
@@ -262,7 +263,7 @@ def _checked_peak(peak: Tensor | float, batch: int, like: Tensor) -> Tensor:
     return peaks.expand(batch)
 
 
-def _undo_log(mel: Tensor, spec: MelSpec) -> Tensor:
+def undo_log(mel: Tensor, spec: MelSpec) -> Tensor:
     """Return the linear mel, of the spec's power; minus infinity becomes 0."""
     if spec.log == "ln":
         return mel.exp()
@@ -273,13 +274,25 @@ def _undo_log(mel: Tensor, spec: MelSpec) -> Tensor:
     return torch.pow(10.0, mel)
 
 
-def _undo_preemphasis(wav: Tensor, preemphasis: float) -> Tensor:
-    """Return ``y`` of ``y[t] = wav[t] + preemphasis * y[t - 1]``, (B, T), by division of the spectra."""
+def undo_preemphasis(wav: Tensor, preemphasis: float) -> Tensor:
+    """Return ``y`` of ``y[t] = wav[t] + preemphasis * y[t - 1]``, (B, T): in blocks, by products of matrices."""
     if not preemphasis:
         return wav
-    # The filter rings on past the end; as many zeros as it takes to fall by 1e-12 keep that out of the beginning.
-    ringing = math.ceil(math.log(1e-12) / math.log(preemphasis))
-    length = 2 ** math.ceil(math.log2(wav.shape[1] + ringing))
-    angle = torch.arange(length // 2 + 1, device=wav.device, dtype=wav.dtype) * (2 * math.pi / length)
-    response = 1.0 - preemphasis * torch.polar(torch.ones_like(angle), -angle)
-    return torch.fft.irfft(torch.fft.rfft(wav, n=length) / response, n=length)[:, : wav.shape[1]]
+    batch, samples = wav.shape
+    count = -(-samples // _FILTER_BLOCK)
+    blocks = F.pad(wav, (0, count * _FILTER_BLOCK - samples)).view(batch, count, _FILTER_BLOCK)
+    steps = torch.arange(_FILTER_BLOCK, device=wav.device)
+    powers = preemphasis ** torch.arange(_FILTER_BLOCK + 1, device=wav.device, dtype=torch.float64)
+    lag = steps[:, None] - steps
+    response = torch.where(lag >= 0, powers[lag.clamp(min=0)], 0.0).to(wav.dtype)
+    blocks = blocks @ response.T
+    # what a block leaves to those after it has faded away after a few
+    ends, factor, fading = blocks[..., -1], float(powers[-1]), 1.0
+    carried = torch.zeros_like(ends)
+    for distance in range(1, count):
+        if fading < 1e-14:
+            break
+        carried = carried + fading * F.pad(ends, (distance, 0))[:, :count]
+        fading *= factor
+    blocks = blocks + carried[..., None] * powers[1:].to(wav.dtype)
+    return blocks.flatten(1)[:, :samples]

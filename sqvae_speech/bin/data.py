@@ -1,4 +1,4 @@
-"""Look at data directories and shards, and check them: ``sqvae-speech data``."""
+"""Look at data directories and shards, check them, track their F0: ``sqvae-speech data``."""
 
 import argparse
 import json
@@ -54,13 +54,26 @@ def get_parser() -> ArgumentParser:
         "--channel", help="of a recording with several, for the mel: a number from 0 (default: the mean)"
     )
     show.add_argument("--allow-pipes", action="store_true", help="run a command in wav.scp")
+
+    f0 = actions.add_parser(
+        "f0",
+        description="F0 of every mel frame of shards, by pYIN, for training with model.f0_condition.",
+        help="F0 of shards, for decoders that are told it",
+    )
+    f0.add_argument("data_dir", type=Path, metavar="DIR", help="data directory that the shards were made of")
+    f0.add_argument("shards", type=Path, metavar="SHARDS", help="folder of shards")
+    f0.add_argument("--output", type=Path, required=True, metavar="NPZ", help="what data.f0 then names")
+    f0.add_argument("--f0-range", nargs=2, type=float, default=(65.0, 400.0), metavar=("LOW", "HIGH"), help="Hz")
+    f0.add_argument("--num-workers", type=int, default=1, help="processes")
+    f0.add_argument("--allow-pipes", action="store_true", help="run the commands in wav.scp")
+    f0.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Dispatch to ``summary``, ``validate`` or ``show``."""
+    """Dispatch to ``summary``, ``validate``, ``show`` or ``f0``."""
     args = get_parser().parse_args(argv)
-    return {"summary": _summary, "validate": _validate, "show": _show}[args.action](args)
+    return {"summary": _summary, "validate": _validate, "show": _show, "f0": _f0}[args.action](args)
 
 
 def _summary(args: argparse.Namespace) -> int:
@@ -114,6 +127,28 @@ def _validate(args: argparse.Namespace) -> int:
     if count:
         where = f"{bad} of {len(args.folders)} folders" if len(args.folders) > 1 else str(args.folders[0])
         raise UserError(f"{_faults(count)} in {where}{f'; {REMEDY}' if shards else ''}")
+    return 0
+
+
+def _f0(args: argparse.Namespace) -> int:
+    from sqvae_speech.data.cluster import ClusterConfig
+    from sqvae_speech.data.f0_tracks import write_f0_tracks
+    from sqvae_speech.data.index import ShardIndex
+    from sqvae_speech.units.f0 import F0
+    from sqvae_speech.units.f0_files import track_shards
+
+    index = ShardIndex.load(args.shards)
+    tracks = track_shards(
+        args.data_dir,
+        index,
+        F0(*args.f0_range),
+        cluster=ClusterConfig(num_workers=args.num_workers),
+        allow_pipes=args.allow_pipes,
+        progress=not args.quiet,
+    )
+    write_f0_tracks(args.output, tracks)
+    voiced = sum(int((track > 0).sum()) for track in tracks.values()) / max(1, index.num_frames)
+    print(f"{args.output}: {len(tracks)} utterances, {voiced:.0%} of their frames voiced")
     return 0
 
 

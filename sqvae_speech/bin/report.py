@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from sqvae_speech.reporting.comparison_page import comparison_page
 
         output = args.output or Path("comparison.html")
-        page = comparison_page(paths, args.title or " ".join(Path(folder).name or folder for folder in args.folders))
+        page = comparison_page(paths, args.title or ", ".join(Path(folder).name or folder for folder in args.folders))
     else:
         from sqvae_speech.evaluation.evidence_report import read_evidence
         from sqvae_speech.reporting.run_folder import read_run_folder
@@ -99,14 +99,14 @@ def _listening(args: argparse.Namespace, folder: "RunFolder") -> "Listening":
         examples = speech_examples(
             bundle,
             shards,
-            load_vocoder(args.vocoder, bundle.mel_spec),
+            load_vocoder(args.vocoder, bundle.mel_spec, device),
             count=args.examples,
             target_speaker=args.target_speaker,
             data=args.data,
             device=device,
         )
     except UserError as error:
-        if args.shards or args.data or args.target_speaker:  # asked for
+        if args.shards or args.data or args.target_speaker or args.vocoder != "griffin_lim":  # asked for
             raise
         return Listening(note=f"No examples could be made: {error}.")
     how = "Griffin-Lim" if args.vocoder == "griffin_lim" else args.vocoder

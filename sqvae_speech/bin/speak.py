@@ -15,6 +15,7 @@ from sqvae_speech.errors import UserError
 
 if TYPE_CHECKING:
     from sqvae_speech.models.pretrained import SpeechBundle
+    from sqvae_speech.models.pretrained_text_to_units import TextToUnitsBundle
 
 
 def parser() -> ArgumentParser:
@@ -24,10 +25,14 @@ def parser() -> ArgumentParser:
     source.add_argument("text", nargs="?", metavar="TEXT", help="what to say")
     source.add_argument("--file", metavar="FILE", help="the lines of this file")
     source.add_argument(
-        "--like", metavar="FILE", help="the texts of this unit store, as their speakers, or as --speaker"
+        "--like", metavar="FILE", help="the texts of this unit store, as --speaker, or as their speakers"
     )
     options.add_argument("--max", type=int, metavar="N", help="only the first of so many texts")
-    options.add_argument("--model", required=True, metavar="DIR", help="text-to-units run, checkpoint or export")
+    options.add_argument(
+        "--model",
+        metavar="DIR",
+        help="text-to-units run, checkpoint or export (default: a small one that comes with the project)",
+    )
     options.add_argument(
         "--tokenizer",
         metavar="DIR",
@@ -36,9 +41,8 @@ def parser() -> ArgumentParser:
     options.add_argument("--speaker", metavar="NAME", help="a speaker seen in training")
     options.add_argument(
         "--output",
-        required=True,
         metavar="PATH",
-        help="the wav; of several texts a folder, for wavs and units.parquet",
+        help="the wav (default: speech.wav); of several texts a folder, for wavs and units.parquet (speech)",
     )
     options.add_argument("--temperature", type=float, default=0.0, help="0 says it always alike; 1 draws it")
     options.add_argument("--seed", type=int, default=0, help="other draws")
@@ -48,7 +52,7 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--vocoder",
         default="griffin_lim",
-        help="how log-mels become sound: griffin_lim, hub:<repository or folder>:<entry>, vocos",
+        help="how log-mels become sound: griffin_lim, istft, istft:<folder>, hub:<repository>:<entry>, vocos",
     )
     options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
     return options
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Speak; prints what was written."""
     args = parser().parse_args(argv)
     from sqvae_speech.audio.faults import write_checked_wav
-    from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
+    from sqvae_speech.models.pretrained_text_to_units import BUNDLED, load_text_to_units
     from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.units.batches import choose_device
     from sqvae_speech.units.convert_voice import require_units_of, speak_units, speaker_index
@@ -66,13 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sqvae_speech.units.meta import UnitStoreMeta
     from sqvae_speech.units.text_speaking import speak_texts
 
-    lines = _lines(args)
+    _check(args)
     device = str(choose_device(args.device))
-    bundle = load_text_to_units(args.model, device)
-    tokenizer = _tokenizer(args.tokenizer, Path(args.model), device)
-    require_units_of(tokenizer, UnitStoreMeta.from_dict(bundle.units), f"the text-to-units model {args.model}")
-    for line in lines:
-        speaker_index(tokenizer.speakers, line.speaker)
+    model = Path(args.model or BUNDLED)
+    bundle = load_text_to_units(model, device)
+    tokenizer = _tokenizer(args.tokenizer, model, device)
+    require_units_of(tokenizer, UnitStoreMeta.from_dict(bundle.units), f"the text-to-units model {model}")
+    if args.speaker is not None:
+        speaker_index(tokenizer.speakers, args.speaker)
+    lines = _lines(args, bundle, tokenizer.speakers)
     vocoder = load_vocoder(args.vocoder, tokenizer.mel_spec)
     store = speak_texts(
         bundle,
@@ -84,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rate=args.rate,
         seed=args.seed,
     )
-    output = Path(args.output)
+    output = Path(args.output or ("speech.wav" if args.text is not None else "speech"))
     wanted = [Path(args.units)] if args.units else []
     if args.text is None:
         wanted.append(output / "units.parquet")
@@ -104,37 +110,48 @@ class _Line(NamedTuple):
     speaker: str
 
 
-def _lines(args: argparse.Namespace) -> list[_Line]:
-    """What is to be said, by whom."""
+def _check(args: argparse.Namespace) -> None:
     if args.max is not None and args.max < 1:
         raise UserError(f"--max {args.max}; at least 1 text is needed")
+    if args.like is None and args.speaker is None:
+        raise UserError("--speaker is needed: the name of a speaker seen in training")
+
+
+def _lines(args: argparse.Namespace, bundle: "TextToUnitsBundle", voices: Sequence[str]) -> list[_Line]:
+    """What is to be said, by whom: of a store whose speakers are not among ``voices``, by the first that can."""
     if args.like is not None:
+        from sqvae_speech.data.texts import TextFrontEnd
+        from sqvae_speech.units.spoken_texts import read_spoken_texts
         from sqvae_speech.units.store import read_units
 
+        can = [name for name in voices if name in (bundle.speakers or voices)]
+        sayable = read_spoken_texts(read_units(args.like), TextFrontEnd(**bundle.text), bundle.symbols)
         found = [
-            _Line(units.utterance_id, units.text, speaker)
-            for units in read_units(args.like)
-            if units.text and (speaker := args.speaker or units.speaker)
+            _Line(one.utterance_id, str(one.text), args.speaker or (one.speaker if one.speaker in can else can[0]))
+            for one in (spoken.units for spoken in sayable)
         ]
     else:
-        if args.speaker is None:
-            raise UserError("--speaker is needed: the name of a speaker seen in training")
         texts = [args.text] if args.text is not None else _texts(Path(args.file))
         found = [_Line(f"text-{number:04d}", text, args.speaker) for number, text in enumerate(texts, 1)]
-    if not found:
-        raise UserError(f"{args.like or args.file} has no text to be said (a unit store without texts or speakers?)")
     return found[: args.max]
 
 
 def _texts(path: Path) -> list[str]:
     from sqvae_speech.data.files import read_text
 
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"{path} has no text: a line for each sentence is wanted")
+    return lines
 
 
 def _tokenizer(given: str | None, model: Path, device: str) -> "SpeechBundle":
     from sqvae_speech.models.pretrained import load_speech_model
+    from sqvae_speech.models.pretrained_text_to_units import BUNDLED
+    from sqvae_speech.tokenizer import BUNDLED as BUNDLED_TOKENIZER
 
+    if given is None and model == BUNDLED:
+        given = str(BUNDLED_TOKENIZER)
     if given is not None:
         return load_speech_model(given, device)
     try:

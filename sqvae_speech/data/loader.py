@@ -60,6 +60,7 @@ class MelLoader(Loader[Any, Any]):
         return {
             "mel": self._source.gather(numbers, first, lengths, width),
             "lengths": torch.from_numpy(lengths),
+            "first": torch.from_numpy(first),
             "speaker": torch.from_numpy(self._utterances.speakers[numbers]),
             "utterance_id": [self._utterances.ids[number] for number in numbers.tolist()],
         }
@@ -78,8 +79,9 @@ class SegmentLoader(MelLoader, ExampleLoader):
         segment_frames: frames of a crop; a shorter utterance is given whole and zero-padded (see ``lengths``).
 
     Yields:
-        dict with ``mel`` (b, n_mels, segment_frames) float32, ``lengths`` (b,) int64, real frames of each;
-        ``speaker`` (b,) int64; ``utterance_id``, a list of b; b = batch_size / world_size.
+        dict with ``mel`` (b, n_mels, segment_frames) float32, ``lengths`` (b,) int64, real frames of each; ``first``
+        (b,) int64, the utterance's frame that each begins with; ``speaker`` (b,) int64; ``utterance_id``, a list of
+        b; b = batch_size / world_size.
 
     Raises:
         UserError: see :class:`MelLoader`; a batch size that the processes cannot share evenly.
@@ -118,7 +120,8 @@ class UtteranceLoader(MelLoader):
 
     Yields:
         dict with ``mel`` (b, n_mels, T) float32, T the longest's frames, zero beyond ``lengths`` (b,) int64;
-        ``speaker`` (b,) int64; ``utterance_id``, a list of b. b * T is at most ``batch_frames``.
+        ``first`` (b,) int64, all 0; ``speaker`` (b,) int64; ``utterance_id``, a list of b. b * T is at most
+        ``batch_frames``.
 
     Raises:
         UserError: see :class:`MelLoader`; an utterance that is longer than ``batch_frames``.

@@ -15,6 +15,7 @@ from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir, Interval
 from sqvae_speech.data.reader import ShardReader
+from sqvae_speech.data.texts import TextFrontEnd
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.edit_distance import edit_distance
 from sqvae_speech.evaluation.frames import SILENCES, FrameSequence
@@ -27,6 +28,7 @@ from sqvae_speech.models.pretrained_text_to_units import TextToUnitsBundle
 from sqvae_speech.units.convert_voice import decode_units, require_units_of
 from sqvae_speech.units.meta import UnitStoreMeta, require_same_units
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate, expand, run_lengths
+from sqvae_speech.units.spoken_texts import read_spoken_texts
 from sqvae_speech.units.store import UnitStore
 from sqvae_speech.units.text_speaking import speak_texts
 
@@ -77,7 +79,7 @@ def score_text_to_units(
 
     Args:
         bundle: the model.
-        test: recordings' units, with texts and speakers that the model knows.
+        test: recordings' units; those with texts or speakers that the model cannot say are left out.
         train: what the bigram, and the phones of units, are counted on.
         alignments: phones of utterances of both, silences among them; None leaves phones out.
         decoding: what turns units into log-mels, in the voice of the recording's speaker; None leaves sound out.
@@ -89,16 +91,15 @@ def score_text_to_units(
         one, ``another voice``.
 
     Raises:
-        UserError: units of another kind, or none with a text; recordings that the shards do not have.
+        UserError: units of another kind, or none that can be said; recordings that the shards do not have.
     """
     meta = UnitStoreMeta.from_dict(bundle.units)
     for store in (train, test):
         require_same_units(meta, deduplicated_meta(store.meta), f"the text-to-units model {bundle.path}", store.name)
     if decoding is not None:
         require_units_of(decoding.tokenizer, meta, f"the text-to-units model {bundle.path}")
-    real = [deduplicate(units) for units in test if units.text and units.num_units]
-    if not real:
-        raise UserError(f"{test.name} has no utterance with a text and units of it")
+    sayable = read_spoken_texts(test, TextFrontEnd(**bundle.text), bundle.symbols, bundle.speakers)
+    real = [one.units for one in sayable]
     spoken = speak_texts(
         bundle,
         [str(units.text) for units in real],
@@ -128,7 +129,8 @@ def score_text_to_units(
 
 def read_alignments(data_dirs: Iterable[str | Path]) -> dict[str, tuple[Interval, ...]]:
     """The phones of the utterances of data directories, where they have ``ali``."""
-    return {one.utterance_id: one.ali for folder in data_dirs for one in DataDir.read(folder).utterances if one.ali}
+    utterances = (one for folder in data_dirs for one in DataDir.read(folder, allow_pipes=True).utterances)
+    return {one.utterance_id: one.ali for one in utterances if one.ali}
 
 
 def deduplicated_meta(meta: UnitStoreMeta) -> UnitStoreMeta:

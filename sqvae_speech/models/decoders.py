@@ -14,6 +14,7 @@ DECODERS = ("recurrent", "convolutional")
 SPEAKERS = ("table", "vector")
 _KERNEL = 7  # frames
 _WIDENING = 3
+_F0_DROPOUT = 0.2  # how often training hides F0, so that the model can also go without
 
 
 class SpeakerVectors(nn.Module):
@@ -75,26 +76,39 @@ class ConvolutionalDecoder(nn.Module):
         channels: width.
         num_blocks: each sees three frames to either side.
         n_mels: of the output.
+        f0_condition: it can be told F0.
     """
 
     def __init__(
-        self, dim: int, speaker_embedding: nn.Module, speaker_dim: int, channels: int, num_blocks: int, n_mels: int
+        self,
+        dim: int,
+        speaker_embedding: nn.Module,
+        speaker_dim: int,
+        channels: int,
+        num_blocks: int,
+        n_mels: int,
+        f0_condition: bool = False,
     ):
         super().__init__()
         self.speaker_embedding = speaker_embedding
         self.units = nn.Linear(dim, 2 * channels, bias=False)  # the two frames of a unit, side by side
         self.voice = nn.Linear(speaker_dim, channels)
+        # of height, voicing, and whether both are known
+        self.pitch = nn.Linear(3, channels, bias=False) if f0_condition else None
         self.blocks = nn.ModuleList(ConvNextBlock(channels) for _ in range(num_blocks))
         self.norm = nn.LayerNorm(channels)
         self.output = nn.Linear(channels, n_mels)
 
-    def forward(self, quantized: Tensor, speaker: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, quantized: Tensor, speaker: Tensor, lengths: Tensor | None = None, f0: Tensor | None = None
+    ) -> Tensor:
         """Decode.
 
         Args:
             quantized: (B, U, D).
             speaker: (B,) int64, or what else ``speaker_embedding`` takes.
             lengths: (B,) int64 real units.
+            f0: (B, 2U, 2) of :func:`~sqvae_speech.audio.pitch_features.pitch_features`; None for unknown.
 
         Returns:
             (B, n_mels, 2U), zero beyond an example's end.
@@ -103,6 +117,11 @@ class ConvolutionalDecoder(nn.Module):
             self.units(quantized).unflatten(2, (2, -1)).flatten(1, 2)
             + self.voice(self.speaker_embedding(speaker))[:, None]
         )
+        if self.pitch is not None and f0 is not None:
+            known = torch.ones_like(f0[:, :, :1])
+            if self.training:
+                known = known * (torch.rand(len(f0), 1, 1, device=f0.device) >= _F0_DROPOUT)
+            x = x + self.pitch(torch.cat([f0 * known, known], dim=-1).to(x.dtype))
         mask = None if lengths is None else length_mask(2 * lengths, x.shape[1])[..., None]
         for block in self.blocks:
             x = block(x, mask)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from sqvae_speech.audio.melspec import MelSpec
-from sqvae_speech.audio.vocoder import Vocoder, check_mel, fit_samples, limit_level, restore_level
+from sqvae_speech.audio.vocoder import Vocoder, check_mel, fit_samples, limit_level, restore_level, undo_preemphasis
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.pretrained_vocoder import VocoderBundle, load_trained_vocoder
-from sqvae_speech.models.vocoder_network import VocoderNetwork
+from sqvae_speech.models.vocoder_model import VocoderModel
+from sqvae_speech.models.vocoder_network import Polar
 
 BUNDLED = Path(__file__).parents[1] / "pretrained" / "vocoder_mini"
 NAMES = ("istft", "istft:<folder>")
@@ -57,7 +58,7 @@ class IstftVocoder(Vocoder):
 
     def _synthesise(self, mel: Tensor, lengths: Tensor) -> Tensor:
         if mel.shape[2] <= _FRAMES_AT_ONCE:
-            return self._model(mel, lengths if len(mel) > 1 else None)
+            return self._model.synthesise(mel, lengths if len(mel) > 1 else None)
         stream = VocoderStream(self._model)
         pieces = [stream.add(piece) for piece in mel.split(_FRAMES_AT_ONCE, dim=2)]
         return torch.cat([*pieces, stream.end()], dim=1)
@@ -66,7 +67,8 @@ class IstftVocoder(Vocoder):
 class VocoderStream:
     """Push mel frames, get samples: together those of the whole mel, to rounding, however it is cut.
 
-    The samples of a frame are told :attr:`latency` seconds of mel later. Memory does not grow.
+    The samples of a frame are told :attr:`latency` seconds of mel later. Memory does not grow. What lies on either
+    side of new frames is computed again with them: pieces of a few frames cost more than long ones.
 
     Args:
         model: in evaluation mode.
@@ -74,23 +76,21 @@ class VocoderStream:
             clipped: the utterance's own largest sample, which a whole one is scaled by, is not known yet.
     """
 
-    def __init__(self, model: VocoderNetwork, peak: float | None = None):
+    def __init__(self, model: VocoderModel, peak: float | None = None):
         self._model = model
         self._peak = peak
-        device = model.inverse.window.device
-        self._mel = torch.zeros(1, model.mel_spec.n_mels, 0, device=device)  # frames from number _first on
+        self._mel = torch.zeros(1, model.mel_spec.n_mels, 0, device=model.device)  # frames from number _first on
         self._first = 0
-        self._done = 0  # frames whose spectrum has been added
-        self._total = torch.zeros(1, 0, device=device)  # of samples that later frames add to, from _sample on
-        self._weights = self._total
-        self._sample = model.inverse.start
+        self._polar: Polar | None = None  # magnitudes and phases of frames from number _first_polar on
+        self._first_polar = 0
+        self._samples = 0  # that have been told
+        self._last = 0.0  # the last of them
         self._ended = False
 
     @property
     def latency(self) -> float:
-        """Seconds from the centre of a mel frame to the last one that its samples wait for."""
-        frames = self._model.context + self._model.config.overlap // 2
-        return frames / self._model.mel_spec.frame_rate
+        """Seconds from the centre of a mel frame to that of the last one that its samples wait for."""
+        return (self._model.network.context + self._model.rounds.reach) / self._model.mel_spec.frame_rate
 
     @torch.no_grad()
     def push(self, mel: Tensor) -> Tensor:
@@ -114,7 +114,8 @@ class VocoderStream:
         """:meth:`push` of (1, n_mels, n) without checks, at the level that the mel has: (1, m)."""
         self._require_open()
         self._mel = torch.cat([self._mel, mel], dim=2)
-        return self._synthesise(self._first + self._mel.shape[2] - self._model.context)
+        told = self._first + self._mel.shape[2] - self._model.network.context
+        return self._tell(told, told - self._model.rounds.reach)
 
     def end(self) -> Tensor:
         """:meth:`finish`, at the level that the mel has: (1, m)."""
@@ -122,33 +123,53 @@ class VocoderStream:
         self._ended = True
         frames = self._first + self._mel.shape[2]
         if frames == 0:
-            return self._total
-        told = max(0, self._sample)
-        wav = self._synthesise(frames)
-        rest = self._model.inverse.divide(self._total, self._weights)[:, max(0, -self._sample) :]
-        return fit_samples(torch.cat([wav, rest], dim=1), self._model.mel_spec.num_samples(frames) - told)
+            return self._mel[:, 0]
+        return self._tell(frames, None)
 
-    def _synthesise(self, stop: int) -> Tensor:
-        """Add the frames up to ``stop``; give the samples that no later one adds to."""
-        model, inverse = self._model, self._model.inverse
-        count = stop - self._done
-        if count <= 0:
-            return self._total[:, :0]
-        spectrum = model.spectrum(self._mel[:, :, : stop + model.context - self._first])
-        spectrum = spectrum[:, self._done - self._first : stop - self._first]
-        total, weights = inverse.pieces(spectrum)
-        held = self._total.shape[1]
-        total[:, :held] += self._total
-        weights = weights.clone()
-        weights[:, :held] += self._weights
-        whole = count * inverse.hop_length
-        wav = inverse.divide(total[:, :whole], weights[:, :whole])[:, max(0, -self._sample) :]
-        self._total, self._weights = total[:, whole:], weights[:, whole:]
-        self._sample += whole
-        self._done = stop
-        keep = max(0, stop - model.context)
-        self._mel, self._first = self._mel[:, :, keep - self._first :], keep
+    def _tell(self, polar_stop: int, stop: int | None) -> Tensor:
+        """Compute what the network says of the frames up to ``polar_stop``, and the samples up to the centre of frame
+        ``stop``; None: all.
+        """
+        model, context, reach = self._model, self._model.network.context, self._model.rounds.reach
+        spec, inverse = model.mel_spec, model.network.inverse
+        known = self._first_polar + (0 if self._polar is None else self._polar.turn.shape[1])
+        if polar_stop > known:
+            said = model.network(self._mel[:, :, : polar_stop + context - self._first])
+            said = Polar(*(part[:, known - self._first : polar_stop - self._first] for part in said))
+            before = None if self._polar is None else self._polar.turn[:, -1]
+            said = Polar(said.log_magnitude, model.rounds.phases(said.turn, before))
+            self._polar = (
+                said
+                if self._polar is None
+                else Polar(*(torch.cat(parts, dim=1) for parts in zip(self._polar, said, strict=True)))
+            )
+        total = spec.num_samples(polar_stop) if stop is None else stop * spec.hop_length
+        if self._polar is None or total <= self._samples:
+            return self._mel[:, 0, :0]
+        frames = self._polar.turn.shape[1]
+        mel = self._mel[:, :, self._first_polar - self._first :][:, :, :frames]
+        wav = model.rounds(*self._polar, mel)
+        begin = inverse.start + self._first_polar * spec.hop_length  # the sample that it begins with
+        wav = fit_samples(wav[:, self._samples - begin :], total - self._samples)
+        self._samples = total
+        wav = self._without_preemphasis(wav)
+        # frames that samples to come depend on
+        keep = max(self._first_polar, total // spec.hop_length - reach)
+        self._polar = Polar(*(part[:, keep - self._first_polar :] for part in self._polar))
+        self._first_polar = keep
+        first = max(self._first, min(keep, polar_stop - context))
+        self._mel, self._first = self._mel[:, :, first - self._first :], first
         return wav
+
+    def _without_preemphasis(self, wav: Tensor) -> Tensor:
+        """Go on with the filter where it was after the samples told so far."""
+        factor = self._model.mel_spec.preemphasis
+        if not factor:
+            return wav
+        fading = factor ** torch.arange(1, wav.shape[1] + 1, device=wav.device, dtype=torch.float64)
+        wav = undo_preemphasis(wav.double(), factor) + fading * self._last
+        self._last = float(wav[0, -1])
+        return wav.float()
 
     def _levelled(self, wav: Tensor) -> Tensor:
         return restore_level(wav, self._peak, self._model.mel_spec)[0].clamp(-1.0, 1.0)

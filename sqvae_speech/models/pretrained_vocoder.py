@@ -6,7 +6,8 @@ from pathlib import Path
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.config import from_dict, to_dict
 from sqvae_speech.models.storage import open_model, save_model
-from sqvae_speech.models.vocoder_network import VocoderConfig, VocoderNetwork
+from sqvae_speech.models.vocoder_model import VocoderModel
+from sqvae_speech.models.vocoder_network import VocoderConfig
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class VocoderBundle:
         path: where it was loaded from, for messages.
     """
 
-    model: VocoderNetwork
+    model: VocoderModel
     step: int = 0
     fingerprint: str = ""
     path: str = ""
@@ -53,6 +54,6 @@ def load_trained_vocoder(path: str | Path, device: str = "cpu") -> VocoderBundle
     """
     stored = open_model(path, "vocoder")
     config = from_dict(VocoderConfig, stored["model"], stored.source)
-    model = VocoderNetwork(config, MelSpec.from_dict(stored["mel_spec"])).to(device)
+    model = VocoderModel(config, MelSpec.from_dict(stored["mel_spec"])).to(device)
     fingerprint = stored.load_weights(model)
     return VocoderBundle(model.eval(), int(stored["step"]), fingerprint, str(stored.directory))

@@ -30,6 +30,7 @@ class SpeechModelConfig:
         decoder_hidden: GRU width of one direction.
         decoder_channels: width of the convolutional decoder.
         decoder_blocks: of it.
+        f0_condition: it is told F0 too, where that is known (``data.f0``).
         jitter: probability of the time jitter.
         likelihood: ``arelbo``, ``gaussian`` (trainable variance) or ``fixed``.
         likelihood_variance: where the variance of the last two starts (and stays).
@@ -45,6 +46,7 @@ class SpeechModelConfig:
     decoder_hidden: int = 128
     decoder_channels: int = 256
     decoder_blocks: int = 6
+    f0_condition: bool = False
     jitter: float = 0.5
     likelihood: str = "arelbo"
     likelihood_variance: float = 0.1
@@ -58,6 +60,10 @@ class SpeechModelConfig:
         for name in ("speaker_vector_dim", "decoder_channels", "decoder_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.f0_condition and self.decoder == "recurrent":
+            raise ValueError(
+                "model.f0_condition is for model.decoder convolutional; the recurrent one is as published"
+            )
         if self.invariance.adversary and self.speaker != "table":
             raise ValueError(
                 f"model.invariance.adversary tells the speakers of a table apart, but model.speaker is "
@@ -161,6 +167,7 @@ class SpeechModel(nn.Module):
         speaker: Tensor,
         lengths: Tensor | None = None,
         *,
+        f0: Tensor | None = None,
         temperature: float = 1.0,
         sample: bool | None = None,
     ) -> SpeechOutput:
@@ -170,6 +177,8 @@ class SpeechModel(nn.Module):
             mel: (B, n_mels, T) float32.
             speaker: (B,) int64; or (B, V) floating point for a model that is told voices by vectors.
             lengths: (B,) int64 real frames; None when all are.
+            f0: (B, T, 2) of :func:`~sqvae_speech.audio.pitch_features.pitch_features`, for a model with
+                ``f0_condition``; None for unknown.
             temperature: of the quantizer's relaxation.
             sample: see :class:`sqvae_speech.quantization.Quantizer`.
         """
@@ -178,8 +187,10 @@ class SpeechModel(nn.Module):
         invariance = self._invariance(mel, speaker, lengths, z, log_var, mask) if self.training else {}
         quantization = self.quantizer(z, log_var, temperature=temperature, mask=mask, sample=sample)
         latents = self.jitter(quantization.quantized, unit_lengths)
-        reconstruction = self.decoder(latents, speaker, unit_lengths)
         target = self.target(mel)
+        # of the frames that are reconstructed
+        pitch = () if f0 is None else (f0[:, self.first_frame : self.first_frame + target.shape[-1]],)
+        reconstruction = self.decoder(latents, speaker, unit_lengths, *pitch)
         frame_mask = None if mask is None else mask.repeat_interleave(2, dim=1)[:, None]
         score = self.likelihood(reconstruction, target, frame_mask)
         return SpeechOutput(
@@ -252,18 +263,22 @@ class SpeechModel(nn.Module):
         return self.quantizer.posterior(*self.latents(mel, lengths))
 
     @torch.no_grad()
-    def decode(self, indices: Tensor, speaker: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def decode(
+        self, indices: Tensor, speaker: Tensor, lengths: Tensor | None = None, f0: Tensor | None = None
+    ) -> Tensor:
         """Log-mel of units in a speaker's voice.
 
         Args:
             indices: (B, U) int64; (B, U, n) of several codebooks, of which a residual quantizer takes the first n.
             speaker: see ``forward``.
             lengths: (B,) int64 real units; None when all are.
+            f0: (B, 2U, 2), see ``forward``, of the frames that the units stand for.
 
         Returns:
             (B, n_mels, 2U).
         """
-        return self.decoder(self.quantizer.decode(indices), speaker, lengths)
+        pitch = () if f0 is None else (f0,)
+        return self.decoder(self.quantizer.decode(indices), speaker, lengths, *pitch)
 
     @torch.no_grad()
     def reconstruct(
@@ -300,6 +315,12 @@ def _build_decoder(config: SpeechModelConfig, n_mels: int, num_speakers: int) ->
     dim = config.quantizer.dim
     if config.decoder == "convolutional":
         return ConvolutionalDecoder(
-            dim, voices, config.speaker_dim, config.decoder_channels, config.decoder_blocks, n_mels
+            dim,
+            voices,
+            config.speaker_dim,
+            config.decoder_channels,
+            config.decoder_blocks,
+            n_mels,
+            f0_condition=config.f0_condition,
         )
     return RecurrentDecoder(dim, voices, config.speaker_dim, config.decoder_hidden, n_mels)

@@ -1,25 +1,32 @@
 """The network of our own vocoder: log-mel frames to a short-time spectrum, and by its inverse to a wav.
 
 After Vocos (Siuzdak, "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders", arXiv
-2306.00814): ConvNeXt blocks (Liu et al., arXiv 2201.03545) at the frame rate throughout, and a head that gives the
-logarithm of the magnitude and the phase of every bin. There is no upsampling, and nothing is causal or recurrent: a
-frame of the spectrum depends on ``context`` mel frames on either side and on no others.
+2306.00814): ConvNeXt blocks (Liu et al., arXiv 2201.03545) at the frame rate throughout, no upsampling, and a head
+that gives magnitude and phase of every bin. So that minutes of speech and minutes of a CPU are enough to learn from,
+the network corrects a first guess: magnitudes that have the bands of the mel, and phases that move as a window of
+Gaussian shape would have them move under these magnitudes (Prusa, Balazs and Sondergaard, "A noniterative method for
+reconstruction of phase from STFT magnitude", 2017). What is said of phases is how far they turn from frame to frame,
+which a mel tells, not where they stand, which it does not; :mod:`.vocoder_rounds` makes a wav of it.
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sqvae_speech.audio.filterbank import mel_filterbank
 from sqvae_speech.audio.melspec import MelSpec
-from sqvae_speech.audio.overlap_add import overlap_add
-from sqvae_speech.audio.vocoder import fit_samples
-from sqvae_speech.errors import UserError
+from sqvae_speech.audio.vocoder import undo_log
+from sqvae_speech.models.inverse_stft import InverseStft
 from sqvae_speech.models.modules import length_mask
 
 _DECIBELS = 80.0  # of input that are one unit
-_LEAST_WEIGHT = 1e-3  # of windows over a sample; only a mel of a single frame has samples with less
+_UPDATES = 2  # of magnitudes; the first ones do the most
+_QUIETEST = -12.0  # of the logarithm of a magnitude
+_SHARPNESS = 1.4  # by how much sharper than those of the guess true peaks are
 
 
 @dataclass(frozen=True)
@@ -31,87 +38,44 @@ class VocoderConfig:
         num_blocks: ConvNeXt blocks.
         expansion: width of a block's hidden layer, relative to ``channels``.
         kernel_size: frames that a convolution sees, odd.
-        overlap: hops that a synthesis window is long, even and at least 4.
+        overlap: hops that a synthesis window is long, at least 3; None: as many as cover the mel's own window. Longer
+            ones part harmonics better, and blur what is short.
+        rounds: of phase search by Griffin-Lim, from the phases that the network says.
+        mel_rounds: after them, of matching the mel of the wav to the one given.
     """
 
     channels: int = 256
     num_blocks: int = 6
-    expansion: int = 3
+    expansion: int = 2
     kernel_size: int = 7
-    overlap: int = 4
+    overlap: int | None = None
+    rounds: int = 5
+    mel_rounds: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("channels", "num_blocks", "expansion", "kernel_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        for name, least in {
+            **dict.fromkeys(("channels", "num_blocks", "expansion", "kernel_size"), 1),
+            **dict.fromkeys(("rounds", "mel_rounds"), 0),
+        }.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"model.{name} must be at least {least}, got {getattr(self, name)}")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"model.kernel_size must be odd, got {self.kernel_size}")
-        if self.overlap < 4 or self.overlap % 2:
-            raise ValueError(f"model.overlap must be even and at least 4, got {self.overlap}")
+        if self.overlap is not None and self.overlap < 3:
+            raise ValueError(f"model.overlap must be at least 3, got {self.overlap}")
 
 
-class InverseStft(nn.Module):
-    """From a spectrum at a mel's frame rate to samples: inverse transform, window, overlap-add.
-
-    Frame ``t`` is centred where the mel's frame ``t`` is. The sum of windowed frames is divided by that of the
-    squared windows, so a spectrum that was analysed with this window comes back exactly.
-
-    Args:
-        mel_spec: gives hop and place of the frames.
-        overlap: hops that the window is long.
+class Polar(NamedTuple):
+    """What the network says of each frame and bin.
 
     Attributes:
-        n_fft: samples of the window and of the transform.
-        num_bins: of the spectrum.
-        start: sample of the wav on which the first frame's window begins, not above 0.
-
-    Raises:
-        UserError: a mel whose frames leave samples of the wav uncovered.
+        log_magnitude: (B, T, bins) float32, natural logarithm, of the wav after its pre-emphasis.
+        turn: (B, T, bins) float32, radians by which the phase moves from the frame before, beyond what it moves at
+            the bin's own frequency.
     """
 
-    window: Tensor
-
-    def __init__(self, mel_spec: MelSpec, overlap: int):
-        super().__init__()
-        self.mel_spec = mel_spec
-        self.hop_length = mel_spec.hop_length
-        self.overlap = overlap
-        self.n_fft = overlap * mel_spec.hop_length
-        self.num_bins = self.n_fft // 2 + 1
-        centre = mel_spec.n_fft // 2 - mel_spec.pad_samples
-        if not 0 <= centre <= mel_spec.hop_length:
-            raise UserError(
-                f"the first frame of a {mel_spec.name} mel is centred on sample {centre}; this vocoder needs it "
-                f"within a hop, from 0 to {mel_spec.hop_length}: centre the frames (center: true), or use griffin_lim"
-            )
-        self.start = centre - self.n_fft // 2
-        self.register_buffer("window", torch.hann_window(self.n_fft, periodic=True), persistent=False)
-
-    def pieces(self, spectrum: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What frames add to the wav, and the weights to divide its sum by.
-
-        Args:
-            spectrum: (B, T, num_bins) complex.
-            mask: (B, T) bool, True for real frames; None: all.
-
-        Returns:
-            Both (B, (T - 1) * hop + n_fft) float32, from sample :attr:`start` on.
-        """
-        frames = torch.fft.irfft(spectrum, n=self.n_fft) * self.window
-        weights = self.window.square().expand(1, frames.shape[1], -1)
-        if mask is not None:
-            frames, weights = frames * mask[..., None], weights * mask[..., None]
-        return overlap_add(frames, self.hop_length), overlap_add(weights, self.hop_length).expand(len(frames), -1)
-
-    @staticmethod
-    def divide(total: Tensor, weights: Tensor) -> Tensor:
-        """Sum over weight."""
-        return total / weights.clamp(min=_LEAST_WEIGHT)
-
-    def forward(self, spectrum: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, num_bins) complex, (B, T) bool -> (B, ``mel_spec.num_samples(T)``) float32."""
-        wav = self.divide(*self.pieces(spectrum, mask))[:, -self.start :]
-        return fit_samples(wav, self.mel_spec.num_samples(spectrum.shape[1]))
+    log_magnitude: Tensor
+    turn: Tensor
 
 
 class ConvNextBlock(nn.Module):
@@ -139,18 +103,69 @@ class ConvNextBlock(nn.Module):
         return x + self.scale * y
 
 
+class FirstGuess(nn.Module):
+    """Magnitudes that have the bands of a mel, never negative, and how phases move under them.
+
+    Magnitudes by multiplicative updates for the Kullback-Leibler divergence (Lee and Seung, 2001), as for Griffin-Lim
+    (:class:`sqvae_speech.audio.vocoder.GriffinLim`), from what the bands take of the bins of ``inverse``.
+
+    Args:
+        mel_spec: of the mel.
+        inverse: the transform that the magnitudes are of.
+    """
+
+    bands: Tensor
+    per_band: Tensor
+    per_bin: Tensor
+    nearest: Tensor
+
+    def __init__(self, mel_spec: MelSpec, inverse: InverseStft):
+        super().__init__()
+        self.mel_spec = mel_spec
+        bands = resampled_filterbank(mel_spec, inverse.n_fft)
+        covered = bands.sum(axis=0)
+        known = np.flatnonzero(covered > 0)
+        bins = np.arange(inverse.num_bins)
+        # of bins in no band, what the nearest one that is in some has
+        nearest = known[np.abs(bins[:, None] - known).argmin(axis=1)]
+        per_bin = np.divide(1.0, covered, out=np.zeros_like(covered), where=covered > 0)
+        for name, values in {"bands": bands, "per_band": 1.0 / bands.sum(axis=1), "per_bin": per_bin}.items():
+            self.register_buffer(name, torch.from_numpy(values).float(), persistent=False)
+        self.register_buffer("nearest", torch.from_numpy(nearest), persistent=False)
+        # noise is louder by a longer window
+        self.gain = math.sqrt(float(inverse.window.square().sum()) / (0.375 * mel_spec.win_length))
+        # of a Hann window of n_fft samples, γ is 0.25645 n_fft²
+        self.slope = _SHARPNESS / (0.25645 * inverse.overlap)
+
+    def log_magnitude(self, mel: Tensor) -> Tensor:
+        """(B, n_mels, T) -> (B, T, bins)."""
+        wanted = undo_log(mel.transpose(1, 2), self.mel_spec)
+        found = (wanted * self.per_band) @ self.bands * self.per_bin
+        for _ in range(_UPDATES):
+            ratio = wanted / (found @ self.bands.T).clamp(min=1e-20)
+            found = found * (ratio @ self.bands * self.per_bin)
+        found = found.clamp(min=1e-20)[..., self.nearest].log() / self.mel_spec.power
+        return (found + math.log(self.gain)).clamp(min=_QUIETEST)
+
+    def turn(self, log_magnitude: Tensor) -> Tensor:
+        """(B, T, bins) -> (B, T, bins): towards where there is more."""
+        inner = (log_magnitude[..., 2:] - log_magnitude[..., :-2]) * (0.5 * self.slope)
+        return nn.functional.pad(inner, (1, 1)).clamp(-math.pi, math.pi)
+
+
 class VocoderNetwork(nn.Module):
-    """Log-mel to wav, for one MelSpec.
+    """Log-mel to magnitudes and turns of phase, for one MelSpec.
 
     Args:
         config: sizes.
         mel_spec: the features it takes.
 
     Attributes:
-        context: mel frames on either side that a frame of the spectrum depends on.
+        inverse: the transform that its spectrum is of.
+        context: mel frames on either side that what it says of a frame depends on.
 
     Raises:
-        UserError: see :class:`InverseStft`.
+        UserError: a MelSpec that :class:`InverseStft` refuses.
     """
 
     def __init__(self, config: VocoderConfig, mel_spec: MelSpec):
@@ -158,6 +173,7 @@ class VocoderNetwork(nn.Module):
         self.config = config
         self.mel_spec = mel_spec
         self.inverse = InverseStft(mel_spec, config.overlap)
+        self.guess = FirstGuess(mel_spec, self.inverse)
         size = config.kernel_size
         self.context = (config.num_blocks + 1) * (size // 2)
         self.embed = nn.Conv1d(mel_spec.n_mels, config.channels, size, padding=size // 2)
@@ -172,38 +188,41 @@ class VocoderNetwork(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.head.weight)  # it begins with the guess as it is
 
-    def spectrum(self, mel: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, n_mels, T), (B, T) bool or None -> (B, T, bins) complex64."""
-        # silence is 0, as is what convolutions see beyond both ends
-        x = (mel - self._floor) * (self.mel_spec.decibels_per_unit / _DECIBELS)
-        real: Tensor | None = None
-        if mask is not None:
-            x = x.masked_fill(~mask[:, None], 0.0)
-            real = mask[..., None].to(x.dtype)
-        x = self.first_norm(self.embed(x).transpose(1, 2))
-        for block in self.blocks:
-            x = block(x, real)
-        magnitude, phase = self.head(self.last_norm(x)).float().chunk(2, dim=-1)
-        magnitude = magnitude.clamp(max=self._largest).exp()
-        return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-
-    def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Synthesise at the level that the mel has; an utterance is the same alone and in any batch.
+    def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Polar:
+        """Of an utterance it says the same alone and in any batch.
 
         Args:
             mel: (B, n_mels, T) float.
             lengths: (B,) int64, real frames of each; None: all.
-
-        Returns:
-            (B, ``mel_spec.num_samples(T)``) float32, zero beyond each utterance's own samples.
         """
-        if lengths is None:
-            return self.inverse(self.spectrum(mel))
-        mask = length_mask(lengths, mel.shape[2])
-        wav = self.inverse(self.spectrum(mel, mask), mask)
-        samples = torch.tensor([self.mel_spec.num_samples(length) for length in lengths.tolist()], device=wav.device)
-        return wav * length_mask(samples, wav.shape[1])
+        real: Tensor | None = None
+        if lengths is not None:
+            mask = length_mask(lengths, mel.shape[2])
+            mel = mel.masked_fill(~mask[:, None], self._floor)
+            real = mask[..., None].to(mel.dtype)
+        # silence is 0, as is what convolutions see beyond both ends
+        x = (mel - self._floor) * (self.mel_spec.decibels_per_unit / _DECIBELS)
+        x = self.first_norm(self.embed(x).transpose(1, 2))
+        for block in self.blocks:
+            x = block(x, real)
+        magnitude, turn = self.head(self.last_norm(x)).float().chunk(2, dim=-1)
+        with torch.autocast(mel.device.type, enabled=False):  # products of magnitudes need all digits
+            magnitude = (magnitude + self.guess.log_magnitude(mel.float())).clamp(max=self._largest)
+            return Polar(magnitude, turn + self.guess.turn(magnitude))
+
+
+def resampled_filterbank(spec: MelSpec, n_fft: int) -> np.ndarray:
+    """What mel bands take of the bins of a shorter transform, if magnitudes are straight between these.
+
+    Returns:
+        (n_mels, n_fft // 2 + 1) float64.
+    """
+    bins = np.arange(n_fft // 2 + 1)
+    places = np.arange(spec.n_fft // 2 + 1) * (n_fft / spec.n_fft)
+    between = np.stack([np.interp(places, bins, row) for row in np.eye(len(bins))], axis=1)
+    return mel_filterbank(spec) @ between
 
 
 def _floor(spec: MelSpec) -> float:

@@ -13,6 +13,7 @@ from sqvae_speech.reporting.tables import Row, Table
 
 _TABLE_CODES = 16  # of the table of neighbours
 _SOUNDS = 12
+_MAP_POINTS = 2000  # a large codebook would make a large page, on which nothing can be told apart
 
 
 def codebook_figures(codebook: dict[str, Any]) -> list[Figure]:
@@ -97,7 +98,9 @@ def _count(codes: dict[int, dict[str, Any]], path: Path) -> int:
 
 
 def _map(codebook: dict[str, Any]) -> Figure:
-    used = [code for code in codebook["codes"] if code["count"]]
+    everything = sorted(codebook["codes"], key=lambda code: -code["count"])
+    used = [code for code in everything if code["count"]]
+    dead = everything[len(used) :]
     points = [
         MapPoint(
             code["position"][0],
@@ -107,15 +110,17 @@ def _map(codebook: dict[str, Any]) -> Figure:
             tooltip=f"code {code['code']}: {short(code['count'])} uses"
             + "".join(f", {phone} {count}" for phone, count in list(code["phones"].items())[:4]),
         )
-        for code in used
+        for code in used[:_MAP_POINTS]
     ]
-    others = [tuple(code["position"]) for code in codebook["codes"] if not code["count"]]
+    others = [(code["position"][0], code["position"][1]) for code in dead[:_MAP_POINTS]]
     labelled = any(point.label for point in points)
     note = (
         f"The plane through which codes vary most ({codebook['explained']:.0%} of their variance). Areas: uses; "
         + ("colour and letter: the most frequent phone; " if labelled else "")
         + "crosses: codes that are never used."
     )
+    if max(len(used), len(dead)) > _MAP_POINTS:
+        note += f" Of each, {_MAP_POINTS:,} are drawn."
     return point_map("Map of the codebook", points, others, note)
 
 

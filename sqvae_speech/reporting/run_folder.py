@@ -34,6 +34,7 @@ class RunFolder:
         scores: of ``sqvae-speech score``.
         lm_scores: of ``sqvae-speech lm score``.
         evaluation: of ``sqvae-speech evaluate``.
+        voices: of ``sqvae-speech evaluate voices``.
         codebook: of ``sqvae-speech evaluate codebook``.
         conversions: of ``sqvae-speech convert``.
     """
@@ -50,6 +51,7 @@ class RunFolder:
     scores: dict[str, Any] | None = None
     lm_scores: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
+    voices: dict[str, Any] | None = None
     codebook: dict[str, Any] | None = None
     conversions: list[dict[str, Any]] = field(default_factory=list)
 
@@ -60,7 +62,7 @@ class RunFolder:
 
     @property
     def task(self) -> str:
-        """What was trained: ``speech``, ``image`` or ``unit_lm``."""
+        """What was trained, one of :data:`sqvae_speech.training.tasks.TASKS`."""
         return str(self.config.get("task", "speech"))
 
     @property
@@ -97,6 +99,7 @@ def read_run_folder(path: Path) -> RunFolder:
         scores=_scores(path / "scores" / "scores.json"),
         lm_scores=_scores(path / "scores.json") or _scores(path / "lm" / "scores.json"),
         evaluation=_with(read_object(path / "evaluation.json"), "representations"),
+        voices=_with(read_object(path / "voices.json"), "folders"),
         codebook=_with(read_object(path / "codebook" / "codebook.json"), "codes"),
         conversions=[line for line in read_json_lines(log) if "wav" in line] if log.is_file() else [],
     )
@@ -131,12 +134,14 @@ def safely(make: Callable[..., Result], *arguments: Any) -> Result | None:
 
 
 def quantizer_name(quantizer: Mapping[str, Any]) -> str:
-    """How papers call a quantizer of a configuration: ``SQ-VAE IV``, ``VQ-VAE (EMA)``."""
+    """How papers call a quantizer of a configuration: ``SQ-VAE IV``, ``VQ-VAE (EMA)``; else its kind."""
     kind = quantizer.get("kind", "gaussian")
     if kind == "vq":
         name = "VQ-VAE (EMA)" if quantizer.get("codebook_update", "ema") == "ema" else "VQ-VAE (gradient)"
     elif kind == "vmf":
         name = "SQ-VAE vMF"
+    elif kind != "gaussian":  # of somebody's own
+        name = str(kind)
     else:
         name = f"SQ-VAE {TYPES.get(str(quantizer.get('covariance', 'diagonal')), '')}".strip()
     stages, groups = quantizer.get("num_quantizers", 1), quantizer.get("num_groups", 1)

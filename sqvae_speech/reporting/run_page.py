@@ -97,6 +97,8 @@ def _scores(material: _Material) -> Section:
 def _training(material: _Material) -> Section:
     folder = material.folder
     figures, rest = run_curves(folder.metrics)
+    if not figures:  # of a task that has curves of its own
+        figures, rest = rest, []
     missing = []
     if not figures:
         missing.append(Missing("No metrics yet: training writes metrics.jsonl into the folder of the run."))
@@ -146,6 +148,7 @@ def _pictures(material: _Material) -> Section:
         *sorted((path / "prior" / "samples").glob("*.png")),
         *(file for file in sorted((path / "plots").glob("*.png")) if file.stem not in _CURVE_PLOTS),
     ]
+    files.sort(key=lambda file: not file.stem.startswith(("reconstruction", "samples")))  # stable: these first
     found = []
     for file in files[:_PICTURES]:
         if uri := image_file_uri(file):
@@ -165,7 +168,8 @@ def _the_run(material: _Material) -> Section:
     folder = material.folder
     folds = [Fold("config.yaml", folder.config_text)] if folder.config_text else []
     if len(folder.starts) > 1 or any(start.get("changed") for start in folder.starts):
-        folds.append(Fold(f"Started {len(folder.starts)} times", "\n".join(map(_start, folder.starts))))
+        lines = [safely(_start, one) or "?" for one in folder.starts]
+        folds.append(Fold(f"Started {len(lines)} times", "\n".join(lines)))
     missing = []
     if not folder.environment:
         missing.append(Missing("No environment.json: this run was made by a version that did not write one yet."))

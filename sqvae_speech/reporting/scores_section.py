@@ -15,6 +15,7 @@ from sqvae_speech.reporting.tables import (
     representation_table,
     split_table,
     unit_table,
+    voice_table,
 )
 
 
@@ -30,6 +31,8 @@ def scores_section(folder: RunFolder, baselines: Sequence[dict[str, Any]]) -> Se
         missing.append(Missing(what, (folder.command("score", *words),)))
     if folder.lm_scores is not None:
         tables.append(safely(language_model_table, folder.lm_scores))
+    if folder.voices is not None:
+        tables.append(safely(voice_table, folder.voices))
     own = [folder.evaluation] if folder.evaluation is not None else []
     evaluations = evaluated([*own, *baselines], len(own))
     if folder.task == "speech" and folder.evaluation is None:

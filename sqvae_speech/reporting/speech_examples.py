@@ -154,7 +154,7 @@ def _example(
     heard = []
     if recording is not None:
         heard.append(_Heard(f"Recording of {utterance.speaker}", recording[:samples], mel))
-    vocoded = vocoder.vocode(torch.from_numpy(mel), peak=utterance.peak).float().cpu().numpy()
+    vocoded = vocoder.vocode(torch.from_numpy(mel).to(device), peak=utterance.peak).float().cpu().numpy()
     heard.append(_Heard("Its log-mel, vocoded", vocoded, mel))
     voices = {utterance.speaker: f"Units, as {utterance.speaker}"} if utterance.speaker in bundle.speakers else {}
     if target is not None and target != utterance.speaker:

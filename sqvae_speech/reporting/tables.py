@@ -133,7 +133,9 @@ def split_table(scores: Mapping[str, Any]) -> Table | None:
             rows.append(Row(name, cells))
     if not rows:
         return None
-    note = "Deterministic codes. Perplexity: of the codes chosen. bit/s: units a second times their entropy."
+    note = "Deterministic codes. Perplexity: of the codes chosen."
+    if any(row.name == "bit/s" for row in rows):
+        note += " bit/s: units a second times their entropy (ZeroSpeech 2019)."
     return Table("Reconstruction and codes", "", tuple(header), tuple(rows), note)
 
 
@@ -178,6 +180,43 @@ def language_model_table(scores: Mapping[str, Any]) -> Table | None:
     if not names:
         return None
     return Table("Language models over the units: bits a unit", "split", tuple(names), tuple(rows))
+
+
+def voice_table(voices: Mapping[str, Any]) -> Table | None:
+    """What ``sqvae-speech evaluate voices`` says, a column each folder and kind of its wavs."""
+    header: list[str] = []
+    groups: list[Mapping[str, Any]] = []
+    for name, folder in voices["folders"].items():
+        for group, scores in folder["groups"].items():
+            header.append(f"{name}, {group}")
+            groups.append(scores)
+        for title, scores in (("against the target", folder["truth"]), ("against the original", folder["copies"])):
+            if scores is not None:
+                header.append(f"{name}, {title}")
+                groups.append({**scores, **(scores.get("converted") or scores.get("distance") or {})})
+    rows = []
+    for title, key, form in _VOICE_ROWS:
+        values = [_found(lambda one, key: one[key], one, key) for one in groups]
+        if any(value is not None for value in values):
+            rows.append(Row(title, tuple("" if value is None else format(value, form) for value in values)))
+    note = "Judged by networks that were trained on other, real recordings. MCD: mel-cepstral distortion without c0."
+    return Table("Voices", "", tuple(header), tuple(rows), note) if rows else None
+
+
+_VOICE_ROWS = (
+    ("recordings", "recordings", ",d"),
+    ("pairs", "pairs", ",d"),
+    ("in the right voice", "in_voice", ".1%"),
+    ("cosine with it", "similarity", ".2f"),
+    ("cosine with the source's", "similarity_to_source", ".2f"),
+    ("words recognised", "words_recognised", ".1%"),
+    ("MCD (dB)", "mcd", ".2f"),
+    ("F0 (cents)", "cents", ".0f"),
+    ("voicing error", "voicing_error", ".1%"),
+    ("MCD of the source over it", "factor", ".2f"),
+    ("STOI", "stoi", ".3f"),
+    ("PESQ", "pesq", ".2f"),
+)
 
 
 def _found(find: Callable[[Any, str], Any], split: Any, voice: str) -> float | None:

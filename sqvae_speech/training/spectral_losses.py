@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.vocoder import fit_samples
+from sqvae_speech.models.inverse_stft import InverseStft
+from sqvae_speech.models.vocoder_network import Polar
 
 RESOLUTIONS = (1200, 600, 240)  # samples of the windows, those of the paper
 # Of the magnitude of a sine at full scale: 100 dB below lies what 16 bits cannot hold.
 _LEAST = 1e-5
 # Convergence of what is quieter than a sine 40 dB below full scale is relative to that: silence would divide by 0.
 _QUIET = 1e-2
+_COMPRESSION = 0.25  # power of magnitudes as weights: 40 dB are a factor of 3
 
 
 class StftDistance(NamedTuple):
@@ -67,6 +70,59 @@ class MultiResolutionStft(nn.Module):
         parts = torch.view_as_real(spectrum * (2.0 / window.sum()))
         # the root has no gradient at 0
         return parts.square().sum(dim=-1).clamp(min=_LEAST**2).sqrt()
+
+
+class PolarLoss(NamedTuple):
+    """Means over the frames and bins of a batch.
+
+    Attributes:
+        magnitude: absolute difference of natural logarithms of magnitudes, weighted by magnitude.
+        turn: 1 less the cosine of the difference of turns, weighted by magnitude: 1 is a guess.
+    """
+
+    magnitude: Tensor
+    turn: Tensor
+
+
+class PolarDistance(nn.Module):
+    """How far what the network says is from the spectrum of the recording, without synthesising anything.
+
+    A turn is how far a phase moves from a frame to the next, which does not depend on where it began (the
+    instantaneous frequency of APNet, Ai and Ling, arXiv 2305.07952).
+
+    Args:
+        inverse: the transform, of the wav after the pre-emphasis of its MelSpec.
+    """
+
+    def __init__(self, inverse: InverseStft):
+        super().__init__()
+        self.inverse = inverse
+        self._least = _LEAST * float(inverse.window.sum()) / 2
+        turns = torch.arange(inverse.num_bins) * (2.0 * torch.pi / inverse.overlap)
+        self.register_buffer("rotation", torch.polar(torch.ones_like(turns), -turns), persistent=False)
+
+    def forward(self, said: Polar, real: Tensor, lengths: Tensor) -> PolarLoss:
+        """Compare with wavs (B, T) float32 of ``lengths`` (B,) frames, but for frames that reach beyond an end."""
+        inverse = self.inverse
+        count = said.turn.shape[1]
+        edge = (inverse.overlap + 1) // 2
+        frames = torch.arange(count, device=real.device)
+        inside = (frames >= edge) & (frames < lengths[:, None] - edge)
+        with torch.no_grad():
+            factor = inverse.mel_spec.preemphasis
+            emphasised = torch.cat([real[:, :1], real[:, 1:] - factor * real[:, :-1]], dim=1)
+            spectrum = inverse.spectrum(emphasised, count)
+            magnitude = spectrum.abs().clamp(min=self._least)
+            moved = spectrum[:, 1:] * spectrum[:, :-1].conj() * self.get_buffer("rotation")
+            weight = (magnitude[:, 1:] * magnitude[:, :-1]) ** _COMPRESSION
+            weight = weight * (inside[:, 1:] & inside[:, :-1])[..., None]
+            direction = torch.sgn(moved)
+            loudness = magnitude**_COMPRESSION * inside[..., None]
+        difference = (said.log_magnitude - magnitude.log()).abs() * loudness
+        turn = said.turn[:, 1:]
+        agreement = direction.real * turn.cos() + direction.imag * turn.sin()
+        wrong = ((1.0 - agreement) * weight).sum() / weight.sum().clamp(min=1e-9)
+        return PolarLoss(difference.sum() / loudness.sum().clamp(min=1e-9), wrong)
 
 
 class MelDistance(nn.Module):

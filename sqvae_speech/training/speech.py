@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sqvae_speech.audio.vocoder import GriffinLim
+from sqvae_speech.data.f0_tracks import F0Tracks
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.reader import batch_utterances
 from sqvae_speech.data.speaker_vectors import SpeakerVectorFile
@@ -66,10 +67,16 @@ class SpeechTask(AutoencoderTask):
         if config.data.speaker_vectors is not None:
             self.voices = SpeakerVectorFile(config.data.speaker_vectors, config.model.speaker_vector_dim)
             self.speaker_vectors = self.voices.of_speakers(self.speakers, self.train_index)
+        self.f0 = self._f0_tracks(config.data.f0, self.train_index)
+        self.valid_f0 = self._f0_tracks(config.data.valid_f0, self.valid_index)
         quantizer = config.model.quantizer
         self.drawn: ShownUtterances | None = None  # of the last validation
         self.played: set[str] = set()
         self.statistics = CodebookStatistics(quantizer.codebook_size, quantizer.num_codebooks)
+
+    @staticmethod
+    def _f0_tracks(path: str | None, index: ShardIndex | None) -> F0Tracks | None:
+        return None if path is None or index is None else F0Tracks(path, index)
 
     @property
     def has_validation(self) -> bool:
@@ -109,10 +116,14 @@ class SpeechTask(AutoencoderTask):
             of_speakers = self.speaker_vectors[batch["speaker"].numpy()]
             vectors = self.voices.of_utterances(batch["utterance_id"], of_speakers)
             batch = {**batch, "speaker": torch.from_numpy(vectors)}
+        if self.f0 is not None:
+            track = self.f0.cut(batch["utterance_id"], batch["first"].tolist(), batch["mel"].shape[-1])
+            batch = {**batch, "f0": torch.from_numpy(track)}
         moved = self.transfer(batch)
         mel, speaker, lengths = moved["mel"], moved["speaker"], moved["lengths"]
         whole = bool((batch["lengths"] == mel.shape[-1]).all())  # masks cost time: only where something is padded
-        out = model(mel, speaker, None if whole else lengths, temperature=self.temperature(step))
+        f0 = {name: value for name, value in moved.items() if name == "f0"}
+        out = model(mel, speaker, None if whole else lengths, **f0, temperature=self.temperature(step))
         scalars = {"loss": out.loss.detach(), "reconstruction_loss": out.reconstruction_loss, "mse": out.mse}
         scalars |= out.invariance
         return StepOutput(out.loss, {**scalars, **self.count(out.quantization, out.mask)})
@@ -130,6 +141,7 @@ class SpeechTask(AutoencoderTask):
             rank=self.place.rank,
             world_size=self.place.world_size,
             shown=shown,
+            f0=self.valid_f0,
         )
         if shown is not None and plots_dir is not None:
             self.drawn = shown

@@ -22,12 +22,16 @@ class DataConfig(ShardsConfig):
             batches as there are processes.
         speaker_vectors: for ``model.speaker`` vector: an ``.npz`` of vectors by the names of speakers or utterances,
             see :mod:`sqvae_speech.data.speaker_vectors`.
+        f0: for ``model.f0_condition``: the F0 of ``train``, an ``.npz`` of ``sqvae-speech data f0``.
+        valid_f0: the same of ``valid``.
     """
 
     batching: str = "crops"
     segment_frames: int = 34
     batch_frames: int = 2000
     speaker_vectors: str | None = None
+    f0: str | None = None
+    valid_f0: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +56,13 @@ class SpeechTrainConfig:
                 f"model.speaker {self.model.speaker} with data.speaker_vectors {self.data.speaker_vectors}: vector "
                 "needs a file of vectors, and table has no use for one"
             )
+        if self.model.f0_condition != (self.data.f0 is not None):
+            raise ValueError(
+                f"model.f0_condition {self.model.f0_condition} with data.f0 {self.data.f0}: give both or neither; "
+                "`sqvae-speech data f0` writes the file"
+            )
+        if self.model.f0_condition and (self.data.valid is not None) != (self.data.valid_f0 is not None):
+            raise ValueError(f"data.valid {self.data.valid} with data.valid_f0 {self.data.valid_f0}: give both")
         if self.training.accumulation > 1 and self.data.batching == "utterances":
             raise ValueError(
                 f"training.accumulation must be 1 with data.batching utterances, got {self.training.accumulation}; "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sqvae_speech.audio.melspec import MelSpec
+from sqvae_speech.data.f0_tracks import F0Tracks
 from sqvae_speech.models.modules import length_mask
 from sqvae_speech.models.speech import SpeechModel
 from sqvae_speech.quantization import CodebookStatistics
@@ -39,6 +40,7 @@ def validate(
     rank: int = 0,
     world_size: int = 1,
     shown: ShownUtterances | None = None,
+    f0: F0Tracks | None = None,
 ) -> dict[str, float]:
     """Score a model in evaluation mode; always with the same draws, and without moving those of training.
 
@@ -51,6 +53,7 @@ def validate(
         rank: this process takes batch ``rank`` and every ``world_size``-th after it.
         world_size: processes that share the work; totals are summed over all.
         shown: takes what is to be drawn; None keeps nothing.
+        f0: of the utterances, for a model that can be told it.
 
     Returns:
         ``loss`` and ``loss_sampled`` (codes drawn from the posterior) in nats per utterance; ``mse`` and, in dB²,
@@ -63,8 +66,12 @@ def validate(
     totals = dict.fromkeys(names, 0.0)
     for batch in islice(batches, rank, None, world_size):
         mel, speaker, lengths = (batch[name].to(device) for name in ("mel", "speaker", "lengths"))
-        out = model(mel, speaker, lengths)
-        sampled = model(mel, speaker, lengths, temperature=temperature, sample=True)
+        pitch: dict[str, Tensor] = {}
+        if f0 is not None:
+            ids = batch["utterance_id"]
+            pitch["f0"] = torch.from_numpy(f0.cut(ids, [0] * len(ids), mel.shape[-1])).to(device)
+        out = model(mel, speaker, lengths, **pitch)
+        sampled = model(mel, speaker, lengths, **pitch, temperature=temperature, sample=True)
         unit_lengths = model.num_units(lengths)
         statistics.update(out.quantization.indices, out.mask)
         examples, units = len(mel), int(unit_lengths.sum())

@@ -54,13 +54,13 @@ class TextToUnitsTask(Task):
         train = self._store("train")
         self.units = {**facts_of(train.meta), "deduplicated": True}
         self.front_end = TextFrontEnd(data.text, data.language)
-        spoken = read_spoken_texts(train, self.front_end)
-        self.symbols = tuple(sorted({symbol for one in spoken for symbol in one.symbols}))
         self.speakers: tuple[str, ...] = ()
         if data.condition == "speaker":
-            self.speakers = tuple(sorted({one.units.speaker for one in spoken if one.units.speaker}))
+            self.speakers = tuple(sorted({units.speaker for units in train if units.speaker}))
             if not self.speakers:
                 raise UserError(f"data.condition is speaker, but {train.name} knows no speakers; use none")
+        spoken = read_spoken_texts(train, self.front_end, speakers=self.speakers)
+        self.symbols = tuple(sorted({symbol for one in spoken for symbol in one.symbols}))
         size = train.meta.codebook_size
         texts = SpokenTexts(spoken, self.symbols, self.speakers, size, name=train.name)
         self.loader = SpokenTextLoader(
@@ -74,7 +74,7 @@ class TextToUnitsTask(Task):
         if data.valid:
             valid = self._store("valid")
             require_same_units(train.meta, valid.meta, f"data.train {train.name}", f"data.valid {valid.name}")
-            held_out = read_spoken_texts(valid, self.front_end, self.symbols)
+            held_out = read_spoken_texts(valid, self.front_end, self.symbols, self.speakers)
             self.valid = SpokenTexts(held_out, self.symbols, self.speakers, size, texts.aligner, valid.name)
 
     def _store(self, key: str) -> UnitStore:

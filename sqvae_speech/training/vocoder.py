@@ -1,7 +1,7 @@
 """Training of our own vocoder."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,14 +14,16 @@ from sqvae_speech.data.shard_recordings import ShardRecordings
 from sqvae_speech.data.wav_loader import WavReader, WavSegmentLoader
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.discriminators import Discriminators
+from sqvae_speech.models.inverse_stft import InverseStft
 from sqvae_speech.models.pretrained_vocoder import VocoderBundle, load_trained_vocoder, save_vocoder
-from sqvae_speech.models.vocoder_network import VocoderNetwork
+from sqvae_speech.models.vocoder_model import VocoderModel
+from sqvae_speech.models.vocoder_network import Polar
 from sqvae_speech.plots import mel_picture, plot_mels
 from sqvae_speech.training.adversary import Adversary
 from sqvae_speech.training.examples import Example, Picture, Sound
 from sqvae_speech.training.loading import cache_bytes, load_index
 from sqvae_speech.training.optimization import require_same_model
-from sqvae_speech.training.spectral_losses import MelDistance, MultiResolutionStft
+from sqvae_speech.training.spectral_losses import MelDistance, MultiResolutionStft, PolarDistance
 from sqvae_speech.training.task import Place, StepOutput, Task
 from sqvae_speech.training.validation import sum_over_processes
 from sqvae_speech.training.vocoder_config import VocoderTrainConfig
@@ -49,9 +51,10 @@ class VocoderTask(Task):
     name = "vocoder"
     config_class = VocoderTrainConfig
     amount_unit = "frames"
-    shown: ClassVar[dict[str, str]] = {"loss": ".3f", "convergence": ".3f", "log_magnitude": ".3f", "mel": ".3f"}
+    shown: ClassVar[dict[str, str]] = {"loss": ".3f", "magnitude": ".3f", "turn": ".3f", "mel": ".3f"}
     curves: ClassVar[dict[str, tuple[str, ...]]] = {
         "losses": ("train/loss", "valid/loss"),
+        "polar": ("train/magnitude", "valid/magnitude", "train/turn", "valid/turn"),
         "spectra": (
             "train/convergence",
             "valid/convergence",
@@ -92,6 +95,11 @@ class VocoderTask(Task):
             self.valid_wavs = WavReader(self.valid, recordings)
         self.stft = MultiResolutionStft().to(place.device)
         self.mel = MelDistance(self.mel_spec).to(place.device)
+        try:
+            inverse = InverseStft(self.mel_spec, config.model.overlap)
+        except UserError as error:
+            raise UserError(f"data.train {data.train}: {error}") from None
+        self.polar = PolarDistance(inverse).to(place.device)
         self.adversary: Adversary | None = None
         self.heard: list[Heard] = []
 
@@ -108,8 +116,8 @@ class VocoderTask(Task):
     def has_validation(self) -> bool:
         return self.valid_index is not None
 
-    def build_model(self) -> VocoderNetwork:
-        model = VocoderNetwork(self.config.model, self.mel_spec).to(self.place.device)
+    def build_model(self) -> VocoderModel:
+        model = VocoderModel(self.config.model, self.mel_spec).to(self.place.device)
         training = self.config.training
         if training.adversarial_weight:
             discriminators = Discriminators(training.discriminator_channels).to(self.place.device)
@@ -117,8 +125,8 @@ class VocoderTask(Task):
         return model
 
     def regions(self, model: nn.Module) -> list[nn.Module]:
-        assert isinstance(model, VocoderNetwork)
-        return list(model.blocks)
+        assert isinstance(model, VocoderModel)
+        return list(model.network.blocks)
 
     def amount(self, batch: dict[str, Any]) -> int:
         return int(batch["lengths"].sum())
@@ -126,40 +134,52 @@ class VocoderTask(Task):
     def training_step(self, model: nn.Module, batch: dict[str, Any], step: int) -> StepOutput:
         training = self.config.training
         moved = self.transfer(batch)
-        whole = bool((batch["lengths"] == batch["mel"].shape[-1]).all())
-        made, real = model(moved["mel"], None if whole else moved["lengths"]), moved["wav"]
-        loss, scalars = self._distance(made, real)
-        if self.adversary is not None and step >= training.adversarial_start:
+        whole = bool((batch["lengths"] == batch["mel"].shape[-1]).all())  # masks cost time
+        real, lengths = moved["wav"], moved["lengths"]
+        synthesise = bool(training.stft_weight or training.mel_weight or self.adversary)
+        said, made = model(moved["mel"], None if whole else lengths, synthesise)
+        loss, scalars = self._distance(said, made, real, lengths)
+        if self.adversary is not None and made is not None and step >= training.adversarial_start:
             scalars["discriminators"] = self.adversary.step(made, real)
             found = self.adversary.loss(made, real)
             loss = loss + training.adversarial_weight * found.adversarial + training.feature_weight * found.features
             scalars |= {"adversarial": found.adversarial.detach(), "features": found.features.detach()}
         return StepOutput(loss, {"loss": loss.detach(), **scalars})
 
-    def _distance(self, made: Tensor, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _distance(
+        self, said: Polar, made: Tensor | None, real: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """What training lowers, discriminators aside, and its parts, detached. Wavs (B, T)."""
-        with torch.autocast(made.device.type, enabled=False):
-            stft, mel = self.stft(made, real), self.mel(made, real)
-        loss = stft.convergence + stft.log_magnitude + self.config.training.mel_weight * mel
-        parts = {"convergence": stft.convergence, "log_magnitude": stft.log_magnitude, "mel": mel}
+        training = self.config.training
+        with torch.autocast(real.device.type, enabled=False):
+            polar = self.polar(said, real, lengths)
+            loss = training.polar_weight * (polar.magnitude + polar.turn)
+            parts = {"magnitude": polar.magnitude, "turn": polar.turn}
+            if made is not None:
+                stft, mel = self.stft(made, real), self.mel(made, real)
+                loss = (
+                    loss + training.stft_weight * (stft.convergence + stft.log_magnitude) + training.mel_weight * mel
+                )
+                parts |= {"convergence": stft.convergence, "log_magnitude": stft.log_magnitude, "mel": mel}
         return loss, {name: part.detach() for name, part in parts.items()}
 
     @torch.no_grad()
     def validate(self, model: nn.Module, step: int, plots_dir: Path | None) -> dict[str, float]:
         """Means over the utterances, each whole and alone: ``loss`` without discriminators, and its parts."""
-        assert isinstance(model, VocoderNetwork)
+        assert isinstance(model, VocoderModel)
         assert self.valid_index is not None
         was_training = model.training
         model.eval()
         shown = self.config.training.num_plots if plots_dir is not None else 0
         self.heard = []
-        totals = dict.fromkeys(("loss", "convergence", "log_magnitude", "mel"), 0.0)
+        totals = dict.fromkeys(("loss", "magnitude", "turn", "convergence", "log_magnitude", "mel"), 0.0)
         entries = self.valid_index.entries()
         for number in range(self.place.rank, len(entries), self.place.world_size):
             mel = torch.from_numpy(self.valid.utterance(entries[number]).mel)[None].to(self.place.device)
-            made = model(mel)
+            said, made = model(mel)
             real = torch.from_numpy(self.valid_wavs.wav(number)[: made.shape[1]])[None].to(self.place.device)
-            loss, scalars = self._distance(made, real)
+            lengths = torch.tensor([mel.shape[2]], device=mel.device)
+            loss, scalars = self._distance(said, made, real, lengths)
             for name, value in {"loss": loss, **scalars}.items():
                 totals[name] += value.item()
             if len(self.heard) < shown:
@@ -186,14 +206,17 @@ class VocoderTask(Task):
         return self.mel.log_mel(wav[None].to(self.place.device))[0].cpu()
 
     def save_model(self, directory: Path, model: nn.Module, step: int) -> None:
-        assert isinstance(model, VocoderNetwork)
+        assert isinstance(model, VocoderModel)
         save_vocoder(directory, VocoderBundle(model, step))
 
     def load_model(self, checkpoint: Path, model: nn.Module) -> None:
         bundle = load_trained_vocoder(checkpoint)
         folder = self.config.data.train
         bundle.mel_spec.require_same(self.mel_spec, f"checkpoint {checkpoint}", f"data.train {folder}")
-        require_same_model(checkpoint, bundle.model.config, self.config.model)
+        ours = self.config.model
+        # rounds have nothing to learn: they may be others
+        theirs = replace(bundle.model.config, rounds=ours.rounds, mel_rounds=ours.mel_rounds)
+        require_same_model(checkpoint, theirs, ours)
         model.load_state_dict(bundle.model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:

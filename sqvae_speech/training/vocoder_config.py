@@ -33,7 +33,10 @@ class VocoderTrainingConfig(TrainingConfig):
     """How to train; a step has ``batch_size`` crops of ``data.segment_frames``.
 
     Attributes:
-        mel_weight: of the distance of log-mels, relative to that of spectra.
+        polar_weight: of what the network says against the recording's own spectrum, which costs little.
+        stft_weight: of the distance of the wav's spectra at several resolutions. With this, ``mel_weight`` and
+            ``adversarial_weight`` 0 nothing is synthesised in training: a step takes a third of the time.
+        mel_weight: of the distance of the wav's log-mel.
         adversarial_weight: of the hinge loss of discriminators; 0 trains without any.
         feature_weight: of the distance of their hidden features.
         adversarial_start: step from which on they take part.
@@ -48,6 +51,8 @@ class VocoderTrainingConfig(TrainingConfig):
     warmup_steps: int = 200
     ema_decay: float = 0.999
     max_grad_norm: float = 10.0
+    polar_weight: float = 1.0
+    stft_weight: float = 1.0
     mel_weight: float = 1.0
     adversarial_weight: float = 0.0
     feature_weight: float = 1.0
@@ -57,7 +62,14 @@ class VocoderTrainingConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("mel_weight", "adversarial_weight", "feature_weight", "adversarial_start"):
+        for name in (
+            "polar_weight",
+            "stft_weight",
+            "mel_weight",
+            "adversarial_weight",
+            "feature_weight",
+            "adversarial_start",
+        ):
             self._at_least(name, 0)
         self._at_least("discriminator_channels", 1)
         self._positive("discriminator_learning_rate")

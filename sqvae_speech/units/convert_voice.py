@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from sqvae_speech.audio.pitch_features import pitch_features
 from sqvae_speech.errors import UserError, nearest
 from sqvae_speech.units.extract import min_frames
 from sqvae_speech.units.meta import UnitStoreMeta, require_same_checkpoint, require_same_codebook
@@ -93,13 +94,21 @@ def speak_units(
 def decode_units(
     bundle: "SpeechBundle", units: UtteranceUnits, target_speaker: str, *, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """The log-mel of stored units in a speaker's voice, (n_mels, 2U) float32. See :func:`speak_units`."""
+    """The log-mel of stored units in a speaker's voice, (n_mels, 2U) float32. See :func:`speak_units`.
+
+    A model that can be told F0 is, where the units have it.
+    """
     speaker = speaker_index(bundle.speakers, target_speaker)
     codes = expand(units).codes
     if codes.shape[1] == 0:
         raise UserError(f"{units.utterance_id} has no units: there is nothing to say")
     indices = codes[0] if bundle.model.num_codebooks == 1 else codes.T
-    return _decoded(bundle, torch.as_tensor(indices, device=device)[None], speaker)
+    f0 = expand(units).f0 if bundle.model.config.f0_condition else None
+    pitch = None
+    if f0 is not None:
+        of_frames = pitch_features(f0).repeat(bundle.model.frames_per_unit, axis=0)
+        pitch = torch.as_tensor(of_frames, device=device)[None]
+    return _decoded(bundle, torch.as_tensor(indices, device=device)[None], speaker, pitch)
 
 
 def require_units_of(bundle: "SpeechBundle", meta: UnitStoreMeta, what: str) -> None:
@@ -118,9 +127,11 @@ def require_units_of(bundle: "SpeechBundle", meta: UnitStoreMeta, what: str) -> 
     require_same_checkpoint(meta, bundle.fingerprint, what)
 
 
-def _decoded(bundle: "SpeechBundle", indices: torch.Tensor, speaker: int) -> torch.Tensor:
+def _decoded(
+    bundle: "SpeechBundle", indices: torch.Tensor, speaker: int, pitch: torch.Tensor | None = None
+) -> torch.Tensor:
     lengths = torch.tensor([indices.shape[1]], device=indices.device)
-    return bundle.model.decode(indices, torch.tensor([speaker], device=indices.device), lengths)[0].float()
+    return bundle.model.decode(indices, torch.tensor([speaker], device=indices.device), lengths, pitch)[0].float()
 
 
 def _vocoded(mel: torch.Tensor, vocoder: "Vocoder", peak: float | None) -> Conversion:

@@ -26,13 +26,16 @@ class SpokenText(NamedTuple):
     units: UtteranceUnits
 
 
-def read_spoken_texts(store: UnitStore, front_end: TextFrontEnd, known: Sequence[str] = ()) -> list[SpokenText]:
-    """The utterances that can be learned from; the log says how many cannot, and why.
+def read_spoken_texts(
+    store: UnitStore, front_end: TextFrontEnd, known: Sequence[str] = (), speakers: Sequence[str] = ()
+) -> list[SpokenText]:
+    """The utterances that can be learned from, or be said; the log says how many cannot, and why.
 
     Args:
         store: of speech; units are deduplicated, if they are not.
         front_end: makes symbols of the texts.
         known: symbols that texts may have; empty for any.
+        speakers: that there may be; empty for any.
 
     Raises:
         UserError: deduplicated units without durations, or nothing that can be learned from.
@@ -49,6 +52,8 @@ def read_spoken_texts(store: UnitStore, front_end: TextFrontEnd, known: Sequence
         one = SpokenText(symbols, deduplicate(units))
         if known and (unknown := unknown_symbols(symbols, known)):
             left_out.setdefault(f"symbols that training has not: {' '.join(unknown)}", []).append(units.utterance_id)
+        elif speakers and units.speaker not in speakers:
+            left_out.setdefault("speakers that training has not", []).append(units.utterance_id)
         elif len(symbols) > LEAP * one.units.num_units:
             left_out.setdefault("a text too long for its recording", []).append(units.utterance_id)
         else:
@@ -56,9 +61,10 @@ def read_spoken_texts(store: UnitStore, front_end: TextFrontEnd, known: Sequence
     for reason, names in left_out.items():
         logger.warning("%s: %d utterances left out (%s), such as %s", store.name, len(names), reason, names[0])
     if not found:
+        reasons = "; ".join(f"{len(names)}: {reason}" for reason, names in left_out.items()) or "it is empty"
         raise UserError(
-            f"{store.name} has no utterance with a text and units of it; texts come from the data directory's "
-            "`text` by way of the shards, see `sqvae-speech units show`"
+            f"{store.name} has no utterance with a text that can be said ({reasons}). Texts come from the data "
+            "directory's `text` by way of the shards; speakers are not looked at with --data.condition none"
         )
     return found
 
@@ -69,13 +75,10 @@ class SpokenTexts:
     Args:
         spoken: of :func:`read_spoken_texts`.
         symbols: the table of symbols, which has all of them.
-        speakers: the table of speakers; empty for none.
+        speakers: the table of speakers, which has all of them; empty for none.
         codebook_size: K.
         aligner: trained on others; None trains one on these.
         name: for messages.
-
-    Raises:
-        UserError: a speaker that is not in the table.
     """
 
     def __init__(
@@ -89,12 +92,6 @@ class SpokenTexts:
     ):
         numbers = {symbol: number for number, symbol in enumerate(symbols)}
         voices = {speaker: number for number, speaker in enumerate(speakers)}
-        for one in spoken if speakers else ():
-            if one.units.speaker not in voices:
-                raise UserError(
-                    f"{name}: {one.units.utterance_id} is by {one.units.speaker!r}; speakers in training are "
-                    f"{', '.join(speakers)}. Validate on these, or train with --data.condition none"
-                )
         self.name = name
         self.units = [one.units for one in spoken]
         self.texts = [np.array([numbers[symbol] for symbol in one.symbols], dtype=np.int64) for one in spoken]

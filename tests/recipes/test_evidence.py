@@ -48,9 +48,12 @@ def test_from_the_corpus_to_the_page(tmp_path):
     }
     assert list(cells) == ["k-means", "train_phonetic"]
     for scores in cells.values():
-        assert 0 < float(scores["bit/s"]) <= 150  # 50 units a second of 3 bits
-        assert 0 < float(scores["PNMI"]) < 1
+        assert 0 <= float(scores["bit/s"]) <= 150  # 50 units a second of 3 bits
+        assert 0 <= float(scores["PNMI"]) < 1
         assert scores["speaker probe"].endswith("%")
+    # after four steps the model may still give one code for everything; k-means is ready
+    assert float(cells["k-means"]["bit/s"]) > 50
+    assert float(cells["k-means"]["PNMI"]) > 0.1
     assert float(cells["train_phonetic"]["error (dB²)"]) > 0
     assert "dev" in (tmp_path / "work" / "data" / "splits.tsv").read_text()
 

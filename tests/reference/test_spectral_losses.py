@@ -8,7 +8,9 @@ import torch
 
 from sqvae_speech.audio.filterbank import mel_filterbank
 from sqvae_speech.audio.melspec import PRESETS
-from sqvae_speech.training.spectral_losses import RESOLUTIONS, MelDistance, MultiResolutionStft
+from sqvae_speech.models.inverse_stft import InverseStft
+from sqvae_speech.models.vocoder_network import Polar
+from sqvae_speech.training.spectral_losses import RESOLUTIONS, MelDistance, MultiResolutionStft, PolarDistance
 
 
 def wavs(samples: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,6 +65,41 @@ def test_the_sign_of_a_wav_does_not_matter():
     made, real = wavs()
     for loss in (MultiResolutionStft(), MelDistance(PRESETS["sqvae16k"])):
         torch.testing.assert_close(loss(-made, real), loss(made, real))
+
+
+@pytest.mark.parametrize("name", ["sqvae16k", "melgan22k"])
+def test_the_distance_of_what_the_network_says(name):
+    spec = PRESETS[name]
+    rng = np.random.default_rng(1)
+    frames, lengths = 12, [12, 9]
+    inverse = InverseStft(spec)
+    made = wavs(spec.num_samples(frames))[0].double().numpy() + 0.01 * rng.standard_normal(
+        (2, spec.num_samples(frames))
+    )
+    shape = (2, frames, inverse.num_bins)
+    log_magnitude, turn = rng.normal(-3.0, 1.0, shape), rng.uniform(-4.0, 4.0, shape)
+    window = hann(inverse.n_fft)
+    emphasised = made - spec.preemphasis * np.pad(made, ((0, 0), (1, 0)))[:, :-1]
+    padded = np.pad(emphasised, ((0, 0), (-inverse.start, 2 * inverse.n_fft)))
+    spectrum = np.stack(
+        [np.fft.rfft(padded[:, number * spec.hop_length :][:, : inverse.n_fft] * window) for number in range(frames)],
+        axis=1,
+    )
+    magnitude = np.maximum(np.abs(spectrum), 1e-5 * window.sum() / 2)
+    own = 2 * np.pi * np.arange(inverse.num_bins) * spec.hop_length / inverse.n_fft
+    wrong, weights, differences, loudness = [], [], [], []
+    for row, length in enumerate(lengths):
+        for t in range(2, length - 2):  # the others reach beyond an end
+            differences.append(np.abs(log_magnitude[row, t] - np.log(magnitude[row, t])))
+            loudness.append(magnitude[row, t] ** 0.25)
+            if t > 2:
+                moved = np.angle(spectrum[row, t]) - np.angle(spectrum[row, t - 1]) - own
+                wrong.append(1.0 - np.cos(turn[row, t] - moved))
+                weights.append((magnitude[row, t] * magnitude[row, t - 1]) ** 0.25)
+    said = Polar(torch.from_numpy(log_magnitude).float(), torch.from_numpy(turn).float())
+    found = PolarDistance(inverse)(said, torch.from_numpy(made).float(), torch.tensor(lengths))
+    assert float(found.magnitude) == pytest.approx(np.average(differences, weights=loudness), rel=1e-3)
+    assert float(found.turn) == pytest.approx(np.average(wrong, weights=weights), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["sqvae16k", "melgan22k"])

@@ -12,7 +12,7 @@ from voice_fixtures import voice
 from sqvae_speech.audio.filterbank import mel_filterbank
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import PRESETS, MelSpec
-from sqvae_speech.audio.vocoder import GriffinLim, _undo_preemphasis, load_vocoder
+from sqvae_speech.audio.vocoder import GriffinLim, load_vocoder, undo_preemphasis
 from sqvae_speech.errors import UserError
 
 SPECS = {
@@ -119,7 +119,7 @@ def test_undoing_preemphasis_is_the_recursive_filter():
     wav = torch.randn(2, 3001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for coefficient in (0.5, 0.97):
         expected = scipy.signal.lfilter([1.0], [1.0, -coefficient], wav.numpy())
-        np.testing.assert_allclose(_undo_preemphasis(wav, coefficient).numpy(), expected, atol=1e-9)
+        np.testing.assert_allclose(undo_preemphasis(wav, coefficient).numpy(), expected, atol=1e-9)
 
 
 def test_silence_stays_silent():

@@ -28,7 +28,8 @@ from sqvae_speech.data import corpora
 from sqvae_speech.data.corpora import CORPORA
 from sqvae_speech.experiments.trials import expand, load_sweep
 from sqvae_speech.models.pretrained_vocoder import VocoderBundle, save_vocoder
-from sqvae_speech.models.vocoder_network import VocoderConfig, VocoderNetwork
+from sqvae_speech.models.vocoder_model import VocoderModel
+from sqvae_speech.models.vocoder_network import VocoderConfig
 from sqvae_speech.quantization import QuantizerConfig
 from sqvae_speech.quantization.config import BUILDERS
 from sqvae_speech.training.speech_config import SpeechTrainConfig
@@ -77,13 +78,13 @@ def vocoders(folder) -> dict:
     spec = MelSpec.preset("sqvae16k")
     (folder / "exp").unlink()
     (folder / "exp" / "vocoder").mkdir(parents=True)
-    save_vocoder(folder / "exp" / "vocoder", VocoderBundle(VocoderNetwork(VocoderConfig(), spec)))
+    save_vocoder(folder / "exp" / "vocoder", VocoderBundle(VocoderModel(VocoderConfig(), spec)))
     mel = LogMel(spec)(torch.from_numpy(voice(0.6, 2)).float()[None]).mel[0]
     return {"mel": mel, "peak": 0.5, "vocoder": speech_vocoder("exp/vocoder"), "play": list}
 
 
 # page -> what it needs besides the world: prepares files, gives names
-PREPARE = {"README.md": lambda folder: {"torch": torch}, "images.md": images, "vocoders.md": vocoders}
+PREPARE = {"images.md": images, "vocoders.md": vocoders}
 
 
 def pages_with(language: str, without: Collection[str] = ()) -> list:
@@ -100,6 +101,22 @@ def test_python_runs(page, folder):
 @pytest.mark.parametrize("page", pages_with("bash", HERE))
 def test_commands_can_be_read(page):
     assert check_commands(page) > 0
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_links_lead_somewhere_in_the_repository(page):
+    """The site's are looked at when it is built; the same pages are also read where they lie."""
+    code = re.compile(r"^ *```.*?^ *```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^()\s]+)\)", code.sub("", page.read_text(encoding="utf-8"))):
+        path, _, anchor = target.partition("#")
+        if path.startswith(("http://", "https://")):
+            continue
+        found = page.parent / path if path else page
+        assert found.exists(), f"{page.name}: there is no {path}"
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert anchor in slugs, f"{page.name}: {path} has no title of the anchor {anchor}"
 
 
 def test_every_language_is_looked_at():

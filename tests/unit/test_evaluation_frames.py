@@ -104,6 +104,14 @@ def test_labels_of_data_directories(world, tmp_path):
         list(EvaluationSet.of([world.shards, world.shards]))
 
 
+def test_a_part_of_a_set_is_spread_over_it(world):
+    whole = [utterance.utterance_id for utterance in EvaluationSet.of([world.shards])]
+    chosen = EvaluationSet.of([world.shards]).at_most(4)
+    assert [utterance.utterance_id for utterance in chosen] == whole[::2], "of six, every second"
+    assert [utterance.utterance_id for utterance in chosen] == whole[::2], "and again"
+    assert len(list(chosen.at_most(100))) == len(whole)
+
+
 def test_intervals_that_spell_the_transcript_are_words(world):
     utterance = next(iter(iterate_utterances(world.shards)))
     ali = [(0.0, 0.2, "SIL"), (0.2, 0.3, "Two"), (0.3, 0.4, "words")]

@@ -460,19 +460,24 @@ def test_the_sweep_of_fsdd_is_whole():
     assert all(set(steps) <= set(trial.config["training"]["keep_steps"]) for trial in trials_of(path))
 
 
-def test_the_sweeps_of_mini_are_whole():
+def test_the_sweeps_of_evidence_are_whole():
     conf = ROOT / "egs" / "mini" / "conf"
     evidence = {trial.name: trial for trial in trials_of(conf / "evidence.yaml")}
     baselines = {"vq_ema", "vq_gradient", "vq_ema_64", "type1", "type3", "type4_64", "vmf", "residual"}
     assert {"train", "published", "train_phonetic"} | baselines == set(evidence)
     # what is shipped is what was found, and the general configuration is the same
-    found = [trial for trial in trials_of(conf / "phonetic.yaml") if trial.group == "K-64-voices-adversary"]
+    found = [trial for trial in trials_of(conf / "phonetic.yaml") if trial.group == "K-64-voices"]
     shipped = evidence["train_phonetic"].config["model"]
     assert found
     assert all(trial.config["model"] == shipped for trial in found)
     general = load_config(SpeechTrainConfig, ROOT / "recipes" / "conf" / "speech_phonetic.yaml").model
     assert to_dict(general.invariance) == shipped["invariance"]
     assert general.quantizer.codebook_size == shipped["quantizer"]["codebook_size"]
+    fsdd = {
+        trial.name: trial.config["model"] for trial in trials_of(ROOT / "egs" / "fsdd" / "conf" / "evidence.yaml")
+    }
+    assert set(fsdd) == {"vq_ema", "vq_ema_64", "fast", "phonetic"}
+    assert fsdd["phonetic"] == shipped
 
 
 def test_a_sweep_needs_configurations():

@@ -82,7 +82,7 @@ def test_help_names_stages_and_options():
         (["corpus"], "cannot read 'corpus'"),
         (["--stage", "two"], "--stage takes a whole number, not 'two'"),
         (["--stage", "4", "--stop-stage", "2"], "--stage 4 comes after --stop-stage 2"),
-        (["--stage", "9", "--stop-stage", "9"], "the stages are 0 to 9"),
+        (["--stage", "10", "--stop-stage", "10"], "the stages are 0 to 9"),
         (["--ngpu=-1"], "--ngpu takes a whole number"),
         (["--num-machines", "2"], "--num-machines 2 needs --main-address HOST:PORT"),
         (["--num-machines", "2", "--machine-rank", "2"], "with --num-machines 2 they are 0 to 1"),

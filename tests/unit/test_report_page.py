@@ -13,7 +13,7 @@ from sqvae_speech.reporting.key_figures import telling_abx
 from sqvae_speech.reporting.page import render
 from sqvae_speech.reporting.run_folder import quantizer_name, read_run_folder
 from sqvae_speech.reporting.run_page import run_page
-from sqvae_speech.reporting.tables import different_sets, representation_table
+from sqvae_speech.reporting.tables import different_sets, representation_table, voice_table
 
 VOID = {"meta", "link", "img", "br", "hr"}
 
@@ -202,6 +202,30 @@ def test_the_best_of_a_row():
     assert rows["", "bit/s"].best == set()
 
 
+def test_a_large_codebook_stays_a_small_page(tmp_path):
+    folder = make_run(tmp_path / "run")
+    values = codebook()
+    values["codes"] = [{**values["codes"][n % 8], "code": n, "neighbours": [0]} for n in range(10_000)]
+    (folder / "codebook" / "codebook.json").write_text(json.dumps(values))
+    html = render(run_page(read_run_folder(folder)))
+    assert "Of each, 2,000 are drawn." in html
+    assert len(html) < 1_200_000
+
+
+def test_voices():
+    groups = {"converted": {"recordings": 12, "in_voice": 0.75, "similarity": 0.5, "words_recognised": None}}
+    truth = {"pairs": 4, "factor": 1.5, "converted": {"mcd": 6.25, "cents": 120.0, "voicing_error": None}}
+    folder = {"groups": groups, "truth": truth, "copies": None}
+    table = voice_table({"folders": {"wav": folder}})
+    assert table.header == ("wav, converted", "wav, against the target")
+    rows = {row.name: row.cells for row in table.rows}
+    assert rows["recordings"] == ("12", "")
+    assert rows["in the right voice"] == ("75.0%", "")
+    assert rows["MCD (dB)"] == ("", "6.25")
+    assert rows["MCD of the source over it"] == ("", "1.50")
+    assert "words recognised" not in rows, "nothing has one"
+
+
 def test_the_abx_to_show():
     few = evaluation("few")["representations"]["codes"]["abx"]
     assert telling_abx([few]) == ("phone", "within")
@@ -228,6 +252,7 @@ def test_sets_that_do_not_compare():
         ({"kind": "gaussian", "covariance": "global"}, "SQ-VAE I"),
         ({"kind": "gaussian", "covariance": "position", "num_quantizers": 4}, "SQ-VAE III, 4 residual stages"),
         ({"kind": "vmf"}, "SQ-VAE vMF"),
+        ({"kind": "lattice"}, "lattice"),
         ({"kind": "vq", "codebook_update": "ema"}, "VQ-VAE (EMA)"),
         ({"kind": "vq", "codebook_update": "gradient", "num_groups": 2}, "VQ-VAE (gradient), 2 groups"),
     ],

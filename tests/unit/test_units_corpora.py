@@ -132,3 +132,23 @@ def test_what_is_refused(world, capsys):
     assert run(main, [*arguments, "fairseq"]) == 1
     assert "2 codebooks" in capsys.readouterr().err
     assert not (world / "out").exists()
+
+
+def test_parts_of_recordings(world):
+    """``segments`` for ESPnet; fairseq's manifest has no place for them."""
+    for split in TEXTS:
+        whole = DataDir.read(world / "data" / split).utterances
+        parts = [
+            Utterance(
+                one.utterance_id, one.speaker, whole[0].wav, 0.01 * number, 0.05, text=one.text, recording="rec"
+            )
+            for number, one in enumerate(whole)
+        ]
+        DataDir(parts).write(world / "data" / split)
+    espnet = corpus(world, "espnet", "--data", str(world / "data")) / "train"
+    assert list(columns(espnet / "wav.scp")) == ["rec"]
+    assert columns(espnet / "segments") == {
+        "ann-train0": ["rec", "0.0", "0.05"],
+        "ann-train1": ["rec", "0.01", "0.05"],
+    }
+    assert not list(corpus(world, "fairseq", "--data", str(world / "data")).glob("*.tsv"))

@@ -18,7 +18,8 @@ from sqvae_speech.errors import UserError
 from sqvae_speech.models import istft_vocoder
 from sqvae_speech.models.istft_vocoder import BUNDLED, IstftVocoder
 from sqvae_speech.models.pretrained_vocoder import VocoderBundle, load_trained_vocoder, save_vocoder
-from sqvae_speech.models.vocoder_network import VocoderConfig, VocoderNetwork
+from sqvae_speech.models.vocoder_model import VocoderModel
+from sqvae_speech.models.vocoder_network import VocoderConfig
 from sqvae_speech.models.vocoders import load_vocoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def folder(tmp_path) -> Path:
     torch.manual_seed(0)
-    model = VocoderNetwork(VocoderConfig(channels=16, num_blocks=1), PRESETS["sqvae16k"])
+    model = VocoderModel(VocoderConfig(channels=16, num_blocks=1), PRESETS["sqvae16k"])
     (tmp_path / "trained").mkdir()
     save_vocoder(tmp_path / "trained", VocoderBundle(model, step=7))
     return tmp_path / "trained"
