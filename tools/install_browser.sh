@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install Chromium for the tests of reports, where it is missing and can be had: as root on Debian or Ubuntu. CI calls
-# this; elsewhere the tests that need a browser are skipped without one. Never fails.
+# Install Chromium for the tests of reports, where it is missing and can be had: as root on Debian or Ubuntu. tools/test.sh
+# calls this where CI is set; elsewhere the tests that need a browser are skipped without one. Never fails.
 set -euo pipefail
 
 for name in chromium chromium-browser google-chrome google-chrome-stable; do

@@ -8,6 +8,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/activate.sh
+if [ -n "${CI:-}" ]; then bash tools/install_browser.sh; fi # not on somebody's own machine
 ruff check .
 ruff format --check .
 mypy

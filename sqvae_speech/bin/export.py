@@ -1,8 +1,8 @@
-"""A tokenizer or a vocoder for other programs: ``sqvae-speech export``.
+"""A tokenizer, a vocoder or a text-to-units model for other programs: ``sqvae-speech export``.
 
 A tokenizer as an ONNX file or a compiled PyTorch package, both from wav to units with the features inside, or as a
 folder for ``from_pretrained``. Beside the first two lies a JSON with the sample rate, the frame rate and the mel
-settings. A vocoder as a folder for ``--vocoder istft:<folder>``.
+settings. A vocoder as a folder for ``--vocoder istft:<folder>``, a text-to-units model as one for ``speak --model``.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def parser() -> ArgumentParser:
         "--weights",
         default="float32",
         choices=("float32", "float16"),
-        help="float16: half the size; needs --check, but of a vocoder",
+        help="float16: half the size; needs --check for a tokenizer",
     )
     return options
 
@@ -55,10 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.format != "bundle" and (args.name or args.licence or args.data or args.weights != "float32"):
         options.error("--name, --licence, --data and --weights are of --format bundle")
-    if Path(args.model).exists() and kind_of_model(args.model) == "vocoder":
+    kind = kind_of_model(args.model) if Path(args.model).exists() else ""
+    if kind in FOLDERS:
+        what, write = FOLDERS[kind]
         if args.format != "bundle" or args.check:
-            options.error("a vocoder is exported with --format bundle, without --check")
-        for file in write_vocoder(args):
+            options.error(f"{what} is exported with --format bundle, without --check")
+        for file in write(args):
             print(file)
         return 0
     if args.weights == "float16" and not args.check:
@@ -126,6 +128,29 @@ def write_vocoder(args: argparse.Namespace) -> list[Path]:
         weights=args.weights,
     )
     return sorted(folder.iterdir())
+
+
+def write_text_to_units(args: argparse.Namespace) -> list[Path]:
+    """A folder for ``speak --model``."""
+    from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
+    from sqvae_speech.models.text_to_units_card import share_text_to_units
+
+    folder = share_text_to_units(
+        args.output,
+        load_text_to_units(args.model),
+        name=args.name,
+        licence=args.licence,
+        data=args.data,
+        weights=args.weights,
+    )
+    return sorted(folder.iterdir())
+
+
+# kind of model -> what it is called, and what writes its folder
+FOLDERS = {
+    "vocoder": ("a vocoder", write_vocoder),
+    "text_to_units": ("a text-to-units model", write_text_to_units),
+}
 
 
 if __name__ == "__main__":

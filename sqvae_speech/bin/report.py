@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from sqvae_speech.reporting.comparison_page import comparison_page
 
         output = args.output or Path("comparison.html")
-        page = comparison_page(paths, args.title or " ".join(Path(folder).name or folder for folder in args.folders))
+        page = comparison_page(paths, args.title or ", ".join(Path(folder).name or folder for folder in args.folders))
     else:
         from sqvae_speech.evaluation.evidence_report import read_evidence
         from sqvae_speech.reporting.run_folder import read_run_folder

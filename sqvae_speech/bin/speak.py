@@ -28,7 +28,11 @@ def parser() -> ArgumentParser:
         "--like", metavar="FILE", help="the texts of this unit store, as --speaker, or as their speakers"
     )
     options.add_argument("--max", type=int, metavar="N", help="only the first of so many texts")
-    options.add_argument("--model", required=True, metavar="DIR", help="text-to-units run, checkpoint or export")
+    options.add_argument(
+        "--model",
+        metavar="DIR",
+        help="text-to-units run, checkpoint or export (default: a small one that comes with the project)",
+    )
     options.add_argument(
         "--tokenizer",
         metavar="DIR",
@@ -37,9 +41,8 @@ def parser() -> ArgumentParser:
     options.add_argument("--speaker", metavar="NAME", help="a speaker seen in training")
     options.add_argument(
         "--output",
-        required=True,
         metavar="PATH",
-        help="the wav; of several texts a folder, for wavs and units.parquet",
+        help="the wav (default: speech.wav); of several texts a folder, for wavs and units.parquet (speech)",
     )
     options.add_argument("--temperature", type=float, default=0.0, help="0 says it always alike; 1 draws it")
     options.add_argument("--seed", type=int, default=0, help="other draws")
@@ -49,7 +52,7 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--vocoder",
         default="griffin_lim",
-        help="how log-mels become sound: griffin_lim, hub:<repository or folder>:<entry>, vocos",
+        help="how log-mels become sound: griffin_lim, istft, istft:<folder>, hub:<repository>:<entry>, vocos",
     )
     options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
     return options
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Speak; prints what was written."""
     args = parser().parse_args(argv)
     from sqvae_speech.audio.faults import write_checked_wav
-    from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
+    from sqvae_speech.models.pretrained_text_to_units import BUNDLED, load_text_to_units
     from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.units.batches import choose_device
     from sqvae_speech.units.convert_voice import require_units_of, speak_units, speaker_index
@@ -69,9 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     _check(args)
     device = str(choose_device(args.device))
-    bundle = load_text_to_units(args.model, device)
-    tokenizer = _tokenizer(args.tokenizer, Path(args.model), device)
-    require_units_of(tokenizer, UnitStoreMeta.from_dict(bundle.units), f"the text-to-units model {args.model}")
+    model = Path(args.model or BUNDLED)
+    bundle = load_text_to_units(model, device)
+    tokenizer = _tokenizer(args.tokenizer, model, device)
+    require_units_of(tokenizer, UnitStoreMeta.from_dict(bundle.units), f"the text-to-units model {model}")
     if args.speaker is not None:
         speaker_index(tokenizer.speakers, args.speaker)
     lines = _lines(args, bundle, tokenizer.speakers)
@@ -86,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rate=args.rate,
         seed=args.seed,
     )
-    output = Path(args.output)
+    output = Path(args.output or ("speech.wav" if args.text is not None else "speech"))
     wanted = [Path(args.units)] if args.units else []
     if args.text is None:
         wanted.append(output / "units.parquet")
@@ -143,7 +147,11 @@ def _texts(path: Path) -> list[str]:
 
 def _tokenizer(given: str | None, model: Path, device: str) -> "SpeechBundle":
     from sqvae_speech.models.pretrained import load_speech_model
+    from sqvae_speech.models.pretrained_text_to_units import BUNDLED
+    from sqvae_speech.tokenizer import BUNDLED as BUNDLED_TOKENIZER
 
+    if given is None and model == BUNDLED:
+        given = str(BUNDLED_TOKENIZER)
     if given is not None:
         return load_speech_model(given, device)
     try:

@@ -1,5 +1,7 @@
 """Mel-cepstral distortion: how far apart two recordings are in timbre, in dB."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -44,7 +46,12 @@ def voice_mel(wav: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32
     samples = np.asarray(wav, dtype=np.float32)
     if sample_rate != VOICE_SPEC.sample_rate:
         samples = resample(samples, sample_rate, VOICE_SPEC.sample_rate)
-    return LogMel(VOICE_SPEC)(torch.from_numpy(samples)[None]).mel[0].numpy()
+    return _log_mel()(torch.from_numpy(samples)[None]).mel[0].numpy()
+
+
+@lru_cache(maxsize=1)
+def _log_mel() -> LogMel:
+    return LogMel(VOICE_SPEC)  # made once: it takes as long as the mel of a word
 
 
 def mel_cepstra(mel_db: NDArray[np.floating], order: int = ORDER) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ _SCALE = 16.0  # of the cosines: logits range over +-16, enough for a sharp soft
 _DECIBEL = 20.0  # what is one unit inside: about the standard deviation of a log-mel in dB
 _WIDEST_MASK = 12  # mel bands
 _NOISE = 1.0  # dB
+_TILT = 6.0  # dB by which a noise floor rises or falls towards either end
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class ClassifierConfig:
         channels: of the convolutions.
         dim: of the embedding.
         dilations: of the convolutions, which are 5 frames wide each; (1, 2, 4) see 29 frames.
+        floor: dB below the loudest band, from and to, of a steady noise that examples get; None: of none. It hides
+            what lies between the words: who speaks has to be told from speech, not from a room or a microphone, which
+            no vocoder brings back.
         steps: of AdamW, with one cycle of the learning rate.
         batch_size: examples a step.
         crop: frames of an example at least and at most: a random stretch of it, of a random length; None: all of it.
@@ -45,6 +49,7 @@ class ClassifierConfig:
     steps: int = 600
     batch_size: int = 32
     crop: tuple[int, int] | None = (40, 150)
+    floor: tuple[float, float] | None = (20.0, 60.0)
     learning_rate: float = 3e-3
     dropout: float = 0.2
     seed: int = 0
@@ -138,8 +143,9 @@ def train_classifier(
 ) -> TrainedClassifier:
     """Train on real recordings.
 
-    Against learning by heart, every example of every step loses a band of up to 12 mels and gets 1 dB of noise. The
-    same examples and settings give the same classifier on the same machine; the caller's random state is untouched.
+    Against learning by heart, every example of every step loses a band of up to 12 mels and gets 1 dB of noise.
+    The same examples and settings give the same classifier on the same machine; the caller's random state is
+    untouched.
 
     Args:
         mels: (n_mels, T) each, dB.
@@ -165,7 +171,7 @@ def train_classifier(
         )
         for _ in tqdm(range(config.steps), desc=progress, disable=progress is None):
             chosen = rng.integers(len(mels), size=config.batch_size)
-            batch = pad([_augmented(mels[number], config.crop, rng) for number in chosen])
+            batch = pad([_augmented(mels[number], config, rng) for number in chosen])
             loss = F.cross_entropy(network(batch["mel"], batch["lengths"]), targets[chosen])
             optimizer.zero_grad()
             loss.backward()
@@ -174,17 +180,19 @@ def train_classifier(
     return TrainedClassifier(network.eval(), names)
 
 
-def _augmented(
-    mel: NDArray[np.floating], crop: tuple[int, int] | None, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """A stretch of a log-mel, (n_mels, frames), with noise and a band at the mean."""
+def _augmented(mel: NDArray[np.floating], config: ClassifierConfig, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A stretch of a log-mel, (n_mels, frames), with a band at the mean and noise."""
     frames = mel.shape[1]
-    if crop is not None:
-        frames = min(frames, int(rng.integers(crop[0], crop[1] + 1)))
+    if config.crop is not None:
+        frames = min(frames, int(rng.integers(config.crop[0], config.crop[1] + 1)))
     start = int(rng.integers(mel.shape[1] - frames + 1))
     part = np.array(mel[:, start : start + frames], dtype=np.float32)
     part += _NOISE * rng.standard_normal(part.shape, dtype=np.float32)
     width = int(rng.integers(min(_WIDEST_MASK, mel.shape[0] // 2) + 1))
     low = int(rng.integers(mel.shape[0] - width + 1))
     part[low : low + width] = part.mean()
-    return part
+    if config.floor is None:
+        return part
+    tilt = rng.uniform(-_TILT, _TILT) * np.linspace(-1.0, 1.0, len(part))
+    noise = part.max() - rng.uniform(*config.floor) + tilt[:, None]
+    return (20.0 * np.log10(10.0 ** (part / 20.0) + 10.0 ** (noise / 20.0))).astype(np.float32)

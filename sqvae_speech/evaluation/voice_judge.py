@@ -111,7 +111,7 @@ def train_judge(
     Args:
         recordings: real ones of all speakers; those with words teach these.
         embedder: a given one; None trains one.
-        config: of the classifiers; words are learnt whole, without cropping.
+        config: of the classifiers; words are learnt whole, and without a noise floor.
         progress: show progress bars.
 
     Raises:
@@ -125,7 +125,9 @@ def train_judge(
     embeddings: dict[str, list[NDArray[np.float64]]] = {}
     for one in recordings:
         embeddings.setdefault(one.speaker, []).append(embedder.embed(one.wav, one.sample_rate))
-    return Judge(embedder, centroids(embeddings), _learn_words(recordings, replace(config, crop=None), progress))
+    return Judge(
+        embedder, centroids(embeddings), _learn_words(recordings, replace(config, crop=None, floor=None), progress)
+    )
 
 
 def summarize(verdicts: Sequence[Verdict], speakers: Sequence[str], sources: Sequence[str]) -> GroupScores:

@@ -8,6 +8,9 @@ from sqvae_speech.config import from_dict, to_dict
 from sqvae_speech.models.storage import open_model, save_model
 from sqvae_speech.models.text_to_units import TextToUnits, TextToUnitsConfig
 
+# a small model that comes with the project, of the units of the small tokenizer that does
+BUNDLED = Path(__file__).parents[1] / "pretrained" / "text_to_units_mini"
+
 
 @dataclass(frozen=True)
 class TextToUnitsBundle:
@@ -42,8 +45,8 @@ def build_text_to_units(
     return TextToUnits(config, len(symbols), units["codebook_size"], units["num_codebooks"], len(speakers))
 
 
-def save_text_to_units(directory: Path, bundle: TextToUnitsBundle) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into ``directory``, which exists."""
+def save_text_to_units(directory: Path, bundle: TextToUnitsBundle, weights: str = "float32") -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``directory``, see :func:`.storage.save_model`."""
     facts = {
         "units": bundle.units,
         "text": bundle.text,
@@ -51,7 +54,7 @@ def save_text_to_units(directory: Path, bundle: TextToUnitsBundle) -> None:
         "speakers": list(bundle.speakers),
         "model": to_dict(bundle.model.config),
     }
-    save_model(directory, "text_to_units", bundle.model, bundle.step, facts)
+    save_model(directory, "text_to_units", bundle.model, bundle.step, facts, weights)
 
 
 def load_text_to_units(path: str | Path, device: str = "cpu") -> TextToUnitsBundle:

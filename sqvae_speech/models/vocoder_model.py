@@ -55,13 +55,15 @@ class VocoderModel(nn.Module):
         return self._wav(self.network(mel, lengths), mel, lengths)
 
     def _wav(self, said: Polar, mel: Tensor, lengths: Tensor | None) -> Tensor:
+        samples, factor = self.mel_spec.num_samples(mel.shape[2]), self.mel_spec.preemphasis
         mask = None if lengths is None else length_mask(lengths, mel.shape[2])
         if mask is not None:
             mel = mel.masked_fill(~mask[:, None], 0.0)
-        wav = self.rounds(said.log_magnitude, self.rounds.phases(said.turn), mel, mask)
-        wav = fit_samples(wav[:, -self.network.inverse.start :], self.mel_spec.num_samples(mel.shape[2]))
-        if lengths is None:
-            return undo_preemphasis(wav, self.mel_spec.preemphasis)
-        samples = torch.tensor([self.mel_spec.num_samples(length) for length in lengths.tolist()], device=wav.device)
-        inside = length_mask(samples, wav.shape[1])
-        return undo_preemphasis(wav * inside, self.mel_spec.preemphasis) * inside
+        with torch.autocast(mel.device.type, enabled=False):  # as of what the network says: all digits are needed
+            wav = self.rounds(said.log_magnitude, self.rounds.phases(said.turn), mel.float(), mask)
+            wav = fit_samples(wav[:, -self.network.inverse.start :], samples)
+            if lengths is None:
+                return undo_preemphasis(wav, factor)
+            own = torch.tensor([self.mel_spec.num_samples(length) for length in lengths.tolist()], device=wav.device)
+            inside = length_mask(own, samples)
+            return undo_preemphasis(wav * inside, factor) * inside

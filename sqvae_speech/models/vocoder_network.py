@@ -24,7 +24,7 @@ from sqvae_speech.models.inverse_stft import InverseStft
 from sqvae_speech.models.modules import length_mask
 
 _DECIBELS = 80.0  # of input that are one unit
-_UPDATES = 3  # of magnitudes; the first ones do the most
+_UPDATES = 2  # of magnitudes; the first ones do the most
 _QUIETEST = -12.0  # of the logarithm of a magnitude
 _SHARPNESS = 1.4  # by how much sharper than those of the guess true peaks are
 
@@ -46,10 +46,10 @@ class VocoderConfig:
 
     channels: int = 256
     num_blocks: int = 6
-    expansion: int = 3
+    expansion: int = 2
     kernel_size: int = 7
     overlap: int | None = None
-    rounds: int = 8
+    rounds: int = 5
     mel_rounds: int = 2
 
     def __post_init__(self) -> None:
@@ -208,8 +208,9 @@ class VocoderNetwork(nn.Module):
         for block in self.blocks:
             x = block(x, real)
         magnitude, turn = self.head(self.last_norm(x)).float().chunk(2, dim=-1)
-        magnitude = (magnitude + self.guess.log_magnitude(mel.float())).clamp(max=self._largest)
-        return Polar(magnitude, turn + self.guess.turn(magnitude))
+        with torch.autocast(mel.device.type, enabled=False):  # products of magnitudes need all digits
+            magnitude = (magnitude + self.guess.log_magnitude(mel.float())).clamp(max=self._largest)
+            return Polar(magnitude, turn + self.guess.turn(magnitude))
 
 
 def resampled_filterbank(spec: MelSpec, n_fft: int) -> np.ndarray:

@@ -101,7 +101,7 @@ class VocoderRounds(nn.Module):
 
     Args:
         config: of the network; ``rounds`` and ``mel_rounds`` are used.
-        inverse: the transform that its spectra are of.
+        inverse: the transform that its spectra are of, which has no weights.
 
     Attributes:
         reach: frames on either side that a sample depends on.
@@ -112,18 +112,13 @@ class VocoderRounds(nn.Module):
     def __init__(self, config: VocoderConfig, inverse: InverseStft):
         super().__init__()
         self.rounds, self.mel_rounds = config.rounds, config.mel_rounds
-        self._inverse = [inverse]  # not a submodule: it is the network's
+        self.inverse = inverse
         self.matching = MelMatching(inverse.mel_spec, inverse)
         # half a window, and in every round a whole one on either side
         overlap = inverse.overlap
         self.reach = (overlap + 1) // 2 + self.rounds * (overlap - 1) + self.mel_rounds * self.matching.reach
         drawn = np.random.default_rng(0).uniform(0.0, 2.0 * np.pi, inverse.num_bins)
         self.register_buffer("first_phase", torch.from_numpy(drawn), persistent=False)
-
-    @property
-    def inverse(self) -> InverseStft:
-        """The transform."""
-        return self._inverse[0]
 
     def phases(self, turn: Tensor, before: Tensor | None = None) -> Tensor:
         """Sum up turns.

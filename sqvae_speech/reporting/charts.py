@@ -187,13 +187,14 @@ def point_map(
     width = 440.0
     xs = [point.x for point in points] + [x for x, _ in others]
     ys = [point.y for point in points] + [y for _, y in others]
-    spread_x, spread_y = max(xs) - min(xs) or 1.0, max(ys) - min(ys) or 1.0
+    low_x, low_y = min(xs), min(ys)
+    spread_x, spread_y = max(xs) - low_x or 1.0, max(ys) - low_y or 1.0
     scale = min((width - 40) / spread_x, 340 / spread_y)
     svg = Svg(width, spread_y * scale + 40, title)
     left = (width - spread_x * scale) / 2
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return left + (x - min(xs)) * scale, svg.height - 20 - (y - min(ys)) * scale
+        return left + (x - low_x) * scale, svg.height - 20 - (y - low_y) * scale
 
     for x, y in (place(*other) for other in others):
         svg.add("path", d=f"M{x - 2:.1f} {y - 2:.1f}l4 4m0 -4l-4 4", class_="cross")

@@ -10,7 +10,7 @@ from sqvae_speech.experiments.runs import Run
 from sqvae_speech.reporting.curves import compared_curves
 from sqvae_speech.reporting.key_figures import KeyFigure, key_figures
 from sqvae_speech.reporting.page import Missing, Page, Section
-from sqvae_speech.reporting.run_folder import RunFolder, read_run_folder
+from sqvae_speech.reporting.run_folder import RunFolder, part, read_run_folder
 from sqvae_speech.reporting.scores_section import evaluated
 from sqvae_speech.reporting.tables import Row, Table, best_of
 
@@ -29,9 +29,10 @@ def comparison_page(paths: Sequence[Path], title: str) -> Page:
     colours = {group.name: number for number, group in enumerate(groups)}
     curves = [(group.name, colours[group.name], by_path[run.path].metrics) for group in groups for run in group.runs]
     figures = compared_curves(curves)
-    means = _means(groups, by_path)
+    one_set = len({data for folder in folders if (data := _validated_on(folder))}) <= 1
+    means = _means(groups, by_path, one_set)
     sections = [
-        Section("overview", "Overview", _overview(groups) if means else "No scores yet.", tables=means),
+        Section("overview", "Overview", _overview(groups, one_set) if means else "No scores yet.", tables=means),
         Section(
             "curves",
             "Curves",
@@ -47,14 +48,23 @@ def comparison_page(paths: Sequence[Path], title: str) -> Page:
     return Page("Comparison of runs", title, summary, sections=sections)
 
 
-def _overview(groups: Sequence[RunGroup]) -> str:
+def _validated_on(folder: RunFolder) -> str:
+    """What the data that a run is validated on are known by; empty where there are none."""
+    index = folder.data.get("valid", {})
+    return str(index.get("fingerprint") or part(folder.config, "data").get("valid") or "")
+
+
+def _overview(groups: Sequence[RunGroup], one_set: bool) -> str:
+    words = "Mean ± standard deviation over seeds, where there are several."
     if all(len(group.runs) == 1 for group in groups):
-        return "One run a configuration: without further seeds, small differences mean nothing. Bold: the best."
-    return "Mean ± standard deviation over seeds, where there are several. Bold: the best mean."
+        words = "One run a configuration: without further seeds, small differences mean nothing."
+    if one_set:
+        return f"{words} Bold: the best."
+    return f"{words} These runs were validated on different data, so their scores are not to be compared."
 
 
-def _means(groups: Sequence[RunGroup], by_path: dict[Path, RunFolder]) -> list[Table]:
-    """A row a configuration, a column a key figure."""
+def _means(groups: Sequence[RunGroup], by_path: dict[Path, RunFolder], mark: bool) -> list[Table]:
+    """A row a configuration, a column a key figure; ``mark`` the best of each."""
     found: list[tuple[Values, RunGroup]] = []
     kinds: dict[str, KeyFigure] = {}
     for group in groups:
@@ -62,7 +72,9 @@ def _means(groups: Sequence[RunGroup], by_path: dict[Path, RunFolder]) -> list[T
         for run in group.runs:
             for figure in key_figures(by_path[run.path]):
                 name = f"{figure.name} ({figure.unit})" if figure.unit else figure.name
-                kinds.setdefault(name, figure)
+                if kinds.setdefault(name, figure).note != figure.note:  # of another split, or another codebook
+                    name = f"{name}, {figure.note}"
+                    kinds.setdefault(name, figure)
                 values.setdefault(name, []).append(figure.value)
         found.append((Values(group.name, {}, max(run.step for run in group.runs), values), group))
     if not kinds:
@@ -70,7 +82,7 @@ def _means(groups: Sequence[RunGroup], by_path: dict[Path, RunFolder]) -> list[T
     best = {
         name: best_of([row.mean(name) for row, _ in found], lower=figure.better == "lower")
         for name, figure in kinds.items()
-        if figure.better
+        if figure.better and mark
     }
     header = ("seeds", "steps", *(f"{name}{_ARROWS[figure.better]}" for name, figure in kinds.items()))
     rows = []
@@ -88,8 +100,9 @@ def _notes(kinds: dict[str, KeyFigure]) -> str:
     """What the columns were measured on, where one note goes for several."""
     notes: dict[str, list[str]] = {}
     for name, figure in kinds.items():
-        notes.setdefault(figure.note, []).append(name)
-    return "; ".join(f"{', '.join(names)}: {note}" for note, names in notes.items() if note) + "."
+        if not name.endswith(figure.note):
+            notes.setdefault(figure.note, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {note}" for note, names in notes.items()) + "."
 
 
 def _spread(row: Values, name: str, form: str) -> str:

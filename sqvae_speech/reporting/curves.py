@@ -77,7 +77,8 @@ def compared_curves(runs: Sequence[tuple[str, int, Sequence[Mapping[str, Any]]]]
             continue
         metric = next((name for name in found if name.startswith("valid/")), found[0])
         series = [Series(name, *curve(rows, *metric.split("/", 1)), colour) for name, colour, rows in runs]
-        title = panel.title if len(panel.metrics) == 1 else f"{panel.title}, {_SPLITS[metric.partition('/')[0]]}"
+        several = len({name.partition("/")[0] for name in panel.metrics}) > 1
+        title = f"{panel.title}, {_SPLITS[metric.partition('/')[0]]}" if several else panel.title
         if figure := line_chart(title, series, log_y=panel.log):
             figures.append(replace(figure, keys={}))
     return figures

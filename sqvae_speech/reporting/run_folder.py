@@ -134,7 +134,7 @@ def safely(make: Callable[..., Result], *arguments: Any) -> Result | None:
 
 
 def quantizer_name(quantizer: Mapping[str, Any]) -> str:
-    """How papers call a quantizer of a configuration: ``SQ-VAE IV``, ``VQ-VAE (EMA)``; one they do not know, its kind."""
+    """How papers call a quantizer of a configuration: ``SQ-VAE IV``, ``VQ-VAE (EMA)``; else its kind."""
     kind = quantizer.get("kind", "gaussian")
     if kind == "vq":
         name = "VQ-VAE (EMA)" if quantizer.get("codebook_update", "ema") == "ema" else "VQ-VAE (gradient)"

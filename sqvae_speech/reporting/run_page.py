@@ -168,7 +168,8 @@ def _the_run(material: _Material) -> Section:
     folder = material.folder
     folds = [Fold("config.yaml", folder.config_text)] if folder.config_text else []
     if len(folder.starts) > 1 or any(start.get("changed") for start in folder.starts):
-        folds.append(Fold(f"Started {len(folder.starts)} times", "\n".join(safely(_start, one) or "?" for one in folder.starts)))
+        lines = [safely(_start, one) or "?" for one in folder.starts]
+        folds.append(Fold(f"Started {len(lines)} times", "\n".join(lines)))
     missing = []
     if not folder.environment:
         missing.append(Missing("No environment.json: this run was made by a version that did not write one yet."))

@@ -10,13 +10,14 @@ from voice_fixtures import voice
 
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import PRESETS, MelSpec
+from sqvae_speech.audio.vocoder import undo_log
 from sqvae_speech.errors import UserError
 from sqvae_speech.models import istft_vocoder
 from sqvae_speech.models.inverse_stft import InverseStft
 from sqvae_speech.models.istft_vocoder import IstftVocoder
 from sqvae_speech.models.pretrained_vocoder import VocoderBundle, load_trained_vocoder, save_vocoder
 from sqvae_speech.models.vocoder_model import VocoderModel
-from sqvae_speech.models.vocoder_network import VocoderConfig
+from sqvae_speech.models.vocoder_network import _SHARPNESS, VocoderConfig, resampled_filterbank
 from sqvae_speech.models.vocoders import load_vocoder
 
 SMALL = VocoderConfig(channels=16, num_blocks=2, expansion=2, rounds=1, mel_rounds=1)
@@ -148,6 +149,34 @@ def test_a_sample_depends_on_the_frames_within_reach_and_on_no_others(name):
     assert changed.min() >= (30 - rounds.reach) * hop
     assert changed.max() < (30 + rounds.reach + 1) * hop
     assert changed.max() - changed.min() > (2 * rounds.reach - 4) * hop, "or the bound says little"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_first_guess_has_the_bands_of_the_mel(name):
+    spec = PRESETS[name]
+    network = untrained(spec).network
+    mel = LogMel(spec)(voice(spec.sample_rate)).mel
+    guess = network.guess
+    magnitude = guess.log_magnitude(mel).double().exp() / guess.gain
+    filters = torch.from_numpy(resampled_filterbank(spec, network.inverse.n_fft))
+    found = 20 * torch.log10((magnitude**spec.power @ filters.T) ** (1 / spec.power))
+    wanted = 20 / spec.power * torch.log10(undo_log(mel.transpose(1, 2).double(), spec))
+    audible = wanted > wanted.max() - 60
+    assert (found - wanted)[audible].square().mean().sqrt() < 1.5, "dB"
+
+
+def test_the_first_guess_turns_towards_the_louder_side_as_a_tone_does():
+    """Around a tone between two bins, given its true magnitudes, without the sharpening that the guess's own need."""
+    spec = PRESETS["sqvae16k"]
+    network = untrained(spec).network
+    inverse = network.inverse
+    width = spec.sample_rate / inverse.n_fft
+    for place in (30.0, 30.2, 30.5, 30.7):
+        wav = torch.sin(2 * math.pi * place * width / 16000 * torch.arange(8000, dtype=torch.float64)).float()[None]
+        log_magnitude = inverse.spectrum(wav, 40)[:, 10:30].abs().log()
+        turn = network.guess.turn(log_magnitude)[..., 30:31] / _SHARPNESS
+        expected = 2 * math.pi * (place - 30) * width * spec.hop_length / spec.sample_rate
+        assert float((turn - expected).abs().max()) < 0.25, place
 
 
 def test_turns_add_up_to_the_phases_of_a_steady_tone():

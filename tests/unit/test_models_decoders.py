@@ -11,6 +11,7 @@ from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.data.speaker_vectors import SpeakerVectorFile
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.decoders import ConvolutionalDecoder, SpeakerVectors
+from sqvae_speech.models.graph import WavToUnits
 from sqvae_speech.models.inference import for_inference
 from sqvae_speech.models.modules import ConvEncoder, RecurrentDecoder
 from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model, save_speech_model
@@ -127,6 +128,23 @@ def test_a_tokenizer_takes_vectors_of_anybody():
     plain = SpeechTokenizer(SpeechBundle(SpeechModel(make_model().config, spec.n_mels, 2), spec, ("ann", "bob")))
     with pytest.raises(UserError, match="knows voices by name only"):
         plain.decode_mel(codes, torch.randn(VECTOR))
+
+
+@pytest.mark.parametrize("config", [{"decoder": "convolutional", "f0_condition": True}, {"speaker": "vector"}])
+def test_tokenizer_stream_and_graph_are_as_with_the_published_decoder(config):
+    """Units do not depend on the decoder; conversion is encoding and decoding."""
+    spec = MelSpec.preset("sqvae16k")
+    bundle = SpeechBundle(SpeechModel(make_model(**config).config, spec.n_mels, 2).eval(), spec, ("ann", "bob"))
+    tokenizer = SpeechTokenizer(bundle)
+    wav = 0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    units = tokenizer.encode(wav, 16_000)
+    said = tokenizer.convert(wav, "bob", 16_000).wav
+    assert torch.equal(said, tokenizer.decode(units, "bob").wav)
+    stream = tokenizer.stream(16_000, level=tokenizer.level(wav, 16_000))
+    assert torch.equal(torch.cat([stream.push(wav), stream.finish()], dim=1), units[0])
+    codes, lengths = WavToUnits(bundle)(torch.from_numpy(wav)[None], torch.tensor([8000]))
+    assert lengths.tolist() == units.lengths.tolist()
+    assert (codes == units.codes).float().mean() > 0.95, "but for ties"
 
 
 def test_a_known_speaker_is_its_vector_and_only_directions_count():

@@ -60,6 +60,20 @@ def test_means_and_spreads(runs):
         assert section in [one["id"] for one in page.all("section")]
 
 
+def test_what_does_not_compare_is_not_compared(runs):
+    path = runs[3] / "config.yaml"
+    path.write_text(path.read_text().replace("/nowhere/dev", "/elsewhere/dev"))
+    page = Outline(render(comparison_page(runs, "mine")))
+    assert "validated on different data" in page.text
+    overview = comparison_page(runs, "mine").sections[0].tables[0]
+    assert all(not row.best for row in overview.rows)
+
+    (runs[3] / "scores" / "scores.json").unlink()
+    overview = comparison_page(runs, "mine").sections[0].tables[0]
+    validated = overview.header.index("reconstruction error (dB²), at the last validation ↓")
+    assert [bool(row.cells[validated]) for row in overview.rows] == [False, True]
+
+
 def test_curves_of_a_configuration_share_a_colour(runs):
     page = comparison_page(runs, "mine")
     curves = next(section for section in page.sections if section.id == "curves")

@@ -1,6 +1,10 @@
 """``sqvae-speech speak``, and ``evaluate text-to-units``: texts in, wavs and scores out."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +15,7 @@ import soundfile
 import torch
 from units_world import make_world
 
-from sqvae_speech.bin import evaluate
+from sqvae_speech.bin import evaluate, export
 from sqvae_speech.bin._cli import run
 from sqvae_speech.bin.speak import main
 from sqvae_speech.bin.train import main as train
@@ -19,9 +23,11 @@ from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir, Interval
 from sqvae_speech.data.reader import ShardReader
 from sqvae_speech.evaluation.voice_cepstra import cepstral_distortion, mel_cepstra
+from sqvae_speech.models.pretrained_text_to_units import BUNDLED, load_text_to_units
 from sqvae_speech.units.extract import encode_shards
 from sqvae_speech.units.store import read_units
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = (
     "--no-progress --task text_to_units --model.dim 16 --model.num_layers 1 --model.text_layers 1 "
     "--model.num_heads 2 --training.batch_size 4 --training.num_steps 3 --training.warmup_steps 1 "
@@ -92,8 +98,6 @@ def test_mistakes_are_one_message(world, tmp_path, capsys, arguments, message):
 
 
 def test_a_model_of_other_units_is_refused(world, tmp_path, capsys):
-    import shutil
-
     folder = tmp_path / "elsewhere" / "text_to_units"
     shutil.copytree(world.speaker_model, folder)
     arguments = ["say ann-1", "--speaker", "ann", "--output", str(tmp_path / "x.wav"), "--model"]
@@ -145,3 +149,48 @@ def test_scores(world, tmp_path, capsys):
     assert distortions["recording"] == pytest.approx(np.mean(of_each), rel=1e-5)
     assert "| units | recording |" in capsys.readouterr().out
     assert Path(output).with_suffix(".md").exists()
+
+
+# ---- the model that comes with the project
+
+
+def test_the_bundled_model_speaks(tmp_path):
+    """A sentence that it never read, as two of its voices, with the units of the bundled tokenizer."""
+    text = "The old boy drank 3 cups of cold water, and slept."
+    for speaker in ("p301", "p304"):
+        output = tmp_path / f"{speaker}.wav"
+        units = tmp_path / f"{speaker}.jsonl"
+        arguments = [text, "--speaker", speaker, "--output", str(output), "--units", str(units)]
+        assert main(arguments) == 0
+        wav, rate = soundfile.read(output)
+        assert 2.5 < len(wav) / rate < 7
+        assert np.abs(wav).max() > 0.05
+        assert len(set(json.loads(units.read_text())["codes"][0])) > 40, "it says something"
+    first, second = (json.loads((tmp_path / f"{name}.jsonl").read_text())["codes"] for name in ("p301", "p304"))
+    assert first != second
+    assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 4e6
+
+
+def test_the_mini_recipes_script_makes_what_is_bundled(world, tmp_path):
+    script = ROOT / "egs" / "mini" / "local" / "bundle_text_to_units.sh"
+    command = ["bash", str(script), str(world.speaker_model), str(tmp_path / "out")]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        path.name for path in BUNDLED.iterdir()
+    )
+    made, trained = load_text_to_units(tmp_path / "out"), load_text_to_units(world.speaker_model)
+    assert (made.symbols, made.speakers, made.units) == (trained.symbols, trained.speakers, trained.units)
+    for name, weight in trained.model.state_dict().items():
+        torch.testing.assert_close(made.model.state_dict()[name], weight, rtol=1e-3, atol=1e-3)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| speakers | 3: ann, bob, eve |" in card
+    assert "| training | 3 steps |" in card
+
+
+def test_it_is_exported_as_a_folder_only(world, tmp_path, capsys):
+    with pytest.raises(SystemExit) as raised:
+        export.main(["--model", str(world.speaker_model), "--output", str(tmp_path / "x.onnx")])
+    assert raised.value.code == 2
+    assert "a text-to-units model is exported with --format bundle" in capsys.readouterr().err

@@ -156,7 +156,7 @@ def test_discriminators_learn_and_the_model_is_drawn_to_what_they_like():
     assert all(p.grad is None and p.requires_grad for p in adversary.discriminators.parameters())
     exact = adversary.loss(real, real)
     assert float(exact.features) == 0
-    assert float(exact.adversarial) < float(found.adversarial)
+    assert float(exact.adversarial) < float(found.adversarial.detach())
 
 
 # ---- what a user can get wrong

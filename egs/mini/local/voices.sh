@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # How much nearer conversion comes to the true target on the mini corpus, where every voice says the same sentence of the
-# test split: the table of RESULTS.md.
+# test split, by both vocoders that need nothing: the tables of VOICES.md.
 #
 #     bash egs/mini/local/voices.sh                      # after egs/mini/run.sh, in the recipe's folder
 #     bash egs/mini/local/voices.sh WORK_DIR [MODEL [OUTPUT_DIR]]
@@ -19,7 +19,9 @@ awk 'NR == FNR { name = $1; $1 = ""; said[$0]++; of[name] = $0; next }
      FILENAME ~ /spk2utt$/ { speakers[$1]; next }
      said[of[$1]] > 1 { for (speaker in speakers) print $1, speaker }' \
     "$test/text" "$test/spk2utt" "$test/utt2spk" > "$output/pairs"
-python -m sqvae_speech.bin.main convert --model "$model" --shards "$work_dir/dump/sqvae16k/test" --pairs "$output/pairs" \
-    --output "$output/wav" --no-plots
-python -m sqvae_speech.bin.main evaluate voices --wavs "$output/wav" --names mini --data "$test" \
-    --train-data "$work_dir/data/train" --output "$output/voices.json" --quiet
+for vocoder in griffin_lim istft; do
+    python -m sqvae_speech.bin.main convert --model "$model" --shards "$work_dir/dump/sqvae16k/test" --pairs "$output/pairs" \
+        --vocoder "$vocoder" --output "$output/$vocoder" --no-plots --quiet
+done
+python -m sqvae_speech.bin.main evaluate voices --wavs "$output"/{griffin_lim,istft} --names griffin_lim istft \
+    --data "$test" --train-data "$work_dir/data/train" --output "$output/voices.json" --quiet
