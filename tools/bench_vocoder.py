@@ -85,7 +85,9 @@ def label(name: str, number: int, vocoder: Vocoder) -> str:
     """The name of a vocoder without that of a folder."""
     if isinstance(vocoder, IstftVocoder):
         weights = sum(parameter.numel() for parameter in vocoder.bundle.model.parameters())
-        return f"istft, {weights / 1e6:.1f} M weights, {vocoder.bundle.step:,} steps"
+        config = vocoder.bundle.model.config
+        whose = "the bundled one" if name == "istft" else f"{vocoder.bundle.step:,} steps"
+        return f"istft, {weights / 1e6:.2f} M weights, {whose}, {config.rounds} + {config.mel_rounds} rounds"
     return name if "/" not in name else f"vocoder {number}"
 
 

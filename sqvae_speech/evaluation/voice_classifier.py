@@ -194,5 +194,5 @@ def _augmented(mel: NDArray[np.floating], config: ClassifierConfig, rng: np.rand
     if config.floor is None:
         return part
     tilt = rng.uniform(-_TILT, _TILT) * np.linspace(-1.0, 1.0, len(part))
-    noise = part.max() - rng.uniform(*config.floor) + tilt[:, None]
+    noise = np.max(part) - rng.uniform(*config.floor) + tilt[:, None]
     return (20.0 * np.log10(10.0 ** (part / 20.0) + 10.0 ** (noise / 20.0))).astype(np.float32)

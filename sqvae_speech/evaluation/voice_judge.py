@@ -42,6 +42,7 @@ class GroupScores:
         words_recognised: share of them, 0 to 1; None where no words are known.
         words_in_voice: share of the words that, heard alone, are taken for the voice they should be in.
         in_voice: share of the recordings that are.
+        in_each_voice: speaker -> the same, of the recordings that should be in that voice.
         similarity: mean cosine with the voice they should be in.
         similarity_to_source: with the voice that they came from; None where that is the same.
     """
@@ -51,6 +52,7 @@ class GroupScores:
     words_recognised: float | None
     words_in_voice: float | None
     in_voice: float
+    in_each_voice: dict[str, float]
     similarity: float
     similarity_to_source: float | None
 
@@ -150,12 +152,16 @@ def summarize(verdicts: Sequence[Verdict], speakers: Sequence[str], sources: Seq
         if source != speaker and source in verdict.similarity
     ]
     pairs = list(zip(verdicts, speakers, strict=True))
+    right: dict[str, list[bool]] = {speaker: [] for speaker in sorted(set(speakers))}
+    for verdict, speaker in pairs:
+        right[speaker].append(verdict.speaker == speaker)
     return GroupScores(
         recordings=len(verdicts),
         words=len(words),
         words_recognised=recognised,
         words_in_voice=in_voice,
-        in_voice=float(np.mean([verdict.speaker == speaker for verdict, speaker in pairs])),
+        in_voice=float(np.mean([one for each in right.values() for one in each])),
+        in_each_voice={speaker: float(np.mean(each)) for speaker, each in right.items()},
         similarity=float(np.mean([verdict.similarity[speaker] for verdict, speaker in pairs])),
         similarity_to_source=float(np.mean(from_others)) if from_others else None,
     )

@@ -1,114 +1,69 @@
-"""The model card of a tokenizer, written from its run."""
+"""Model cards in the Hub's form, and the folders that they lie in."""
 
-import json
-import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sqvae_speech.models.inference import UnitTiming
-from sqvae_speech.models.pretrained import SpeechBundle
-
-_USE = """```python
-from sqvae_speech.tokenizer import SpeechTokenizer
-
-tokenizer = SpeechTokenizer.from_pretrained("{name}")
-units = tokenizer.encode("speech.wav")  # units.codes (1, {num_codebooks}, T) int64, {frame_rate:g} units a second
-speech = tokenizer.decode(units, "{speaker}")  # speech.wav (1, samples), in a voice that was seen in training
-```"""
+from sqvae_speech.models.hub import whole_files
 
 
-def model_card(bundle: SpeechBundle, name: str, *, licence: str | None = None, data: str | None = None) -> str:
-    """Write a card in the Hub's form: YAML that its search reads, then Markdown.
+def compose_card(
+    name: str,
+    *,
+    what: str,
+    pipeline_tag: str,
+    tags: Sequence[str],
+    facts: Mapping[str, str],
+    use: str,
+    licence: str | None = None,
+    more: str = "",
+) -> str:
+    """A card: YAML that the Hub's search reads, then Markdown.
 
     Args:
-        bundle: the model. One loaded from a run gives the run's data and scores.
-        name: what ``from_pretrained`` will be given.
+        name: what ``from_pretrained`` and its like will be given.
+        what: the model is, in a sentence.
+        pipeline_tag: the Hub's name of the task.
+        tags: besides ``audio`` and ``speech``.
+        facts: rows of a table; the licence is added.
+        use: code in Markdown.
         licence: of the weights, an SPDX id in lower case as the Hub lists them; None leaves the field open, in words.
-        data: what it was trained on, in words.
+        more: Markdown at the end.
     """
-    model, spec, timing = bundle.model, bundle.mel_spec, UnitTiming(bundle.mel_spec)
-    quantizer = model.config.quantizer
-    bits = model.num_codebooks * math.log2(model.codebook_size) * bundle.frame_rate
-    head: dict[str, Any] = {"library_name": "sqvae_speech", "pipeline_tag": "feature-extraction"}
+    head: dict[str, Any] = {"library_name": "sqvae_speech", "pipeline_tag": pipeline_tag}
     if licence:
         head["license"] = licence
-    head["tags"] = ["audio", "speech", "speech-tokenizer", "discrete-units", "sq-vae"]
-    run, speakers = run_of(bundle), bundle.speakers
-    facts = {
-        "data": data or _data(run) or "not stated",
-        "features": f"{spec.name}: {spec.sample_rate} Hz, {spec.n_mels} mels, hop {spec.hop_length}",
-        "codebooks": f"{model.num_codebooks} of K = {model.codebook_size}",
-        "quantizer": f"{quantizer.kind}, {quantizer.dim} dimensions",
-        "frame rate": f"{bundle.frame_rate:g} units a second",
-        "bitrate": f"{bits:.1f} bit/s at most",
-        "streaming latency": f"{1000 * timing.latency / spec.sample_rate:.1f} ms",
-        "speakers": f"{len(speakers)}: {', '.join(speakers[:12])}{', ...' if len(speakers) > 12 else ''}",
-        "training": f"{bundle.step} steps",
-        "weights": f"SHA-256 {bundle.fingerprint[:12]}" if bundle.fingerprint else "not saved yet",
-        "licence": licence or "not stated: ask the authors before you use it",
-    }
-    rows = "\n".join(f"| {key} | {_cell(value)} |" for key, value in facts.items())
-    use = _USE.format(
-        name=name,
-        num_codebooks=model.num_codebooks,
-        frame_rate=bundle.frame_rate,
-        speaker=speakers[0] if speakers else "",
-    )
+    head["tags"] = ["audio", "speech", *tags]
+    facts = {**facts, "licence": licence or "not stated: ask the authors before you use it"}
+    rows = "\n".join(f"| {key} | {cell(value)} |" for key, value in facts.items())
     return (
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {name.rsplit('/', 1)[-1]}\n\n"
-        "A speech tokenizer: log-mel frames to discrete units and back, a stochastically quantized VAE (SQ-VAE, "
-        f"Takida et al., ICML 2022, arXiv 2205.07547) trained with sqvae_speech.\n\n"
-        f"| | |\n|---|---|\n{rows}\n\n{use}\n"
-        f"{_scores(run, bundle.fingerprint)}"
-        "\nUnits come from anybody's speech; voices are those seen in training.\n"
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {name.rsplit('/', 1)[-1]}\n\n{what}\n\n"
+        f"| | |\n|---|---|\n{rows}\n\n{use}\n{more}"
     )
 
 
-def run_of(bundle: SpeechBundle) -> Path | None:
-    """The experiment folder that a checkpoint lies in, or None."""
-    folder = Path(bundle.path) if bundle.path else None
-    return folder.parent.parent if folder is not None and folder.parent.name == "checkpoints" else None
-
-
-def _data(run: Path | None) -> str | None:
-    """Hours and speakers of the training shards, where the run and they are still there."""
-    try:
-        assert run is not None
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        shards = Path(config["data"]["train"])
-        index = json.loads((shards / "index.json").read_text(encoding="utf-8"))
-        spec = index["mel_spec"]
-        hours = index["num_frames"] * spec["hop_length"] / spec["sample_rate"] / 3600
-        # the names of folders, not where they lie on the author's machine
-        return (
-            f"{'/'.join(shards.parts[-2:])}: {index['num_utterances']} utterances, {hours:.2f} h, "
-            f"{len(index['speakers'])} speakers"
-        )
-    except (AssertionError, OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
-        return None
-
-
-def _scores(run: Path | None, fingerprint: str) -> str:
-    """A table of the run's scores, when they are of these weights."""
-    try:
-        assert run is not None
-        report = json.loads((run / "scores" / "scores.json").read_text(encoding="utf-8"))
-        if report["checkpoint"] != fingerprint:
-            return ""
-        rows = []
-        for split in report["splits"]:
-            error = "n/a" if split["error_db2"] is None else f"{split['error_db2']['pooled']:.2f}"
-            rows.append(
-                f"| {_cell(split['split'])} | {split['utterances']} | {error} | "
-                f"{split['codebook']['perplexity']:.1f} | {split['units']['bitrate']:.1f} |"
-            )
-    except (AssertionError, OSError, KeyError, TypeError, ValueError):
-        return ""
-    header = "| split | utterances | error (dB²) | perplexity | bit/s |\n|---|---:|---:|---:|---:|"
-    return "\n## Scores\n\n" + "\n".join([header, *rows]) + "\n\nError: mean squared error of the log-mel.\n"
-
-
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """A text as a table of Markdown can hold it."""
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def write_shared_folder(
+    target: Path, name: str | None, save: Callable[[Path], None], card: Callable[[str], str]
+) -> Path:
+    """Write ``config.json``, ``model.safetensors`` and ``README.md``, which is all that is needed to use a model.
+
+    Args:
+        target: made if need be; each file is written beside its name and renamed.
+        name: what the card calls the model; by default the folder.
+        save: writes the first two into the folder that it is given.
+        card: the third's text, of the name.
+
+    Raises:
+        UserError: ``target`` is a file, or what ``save`` raises.
+    """
+    with whole_files(target) as staging:
+        save(staging)
+        (staging / "README.md").write_text(card(name or target.resolve().name), encoding="utf-8")
+    return target

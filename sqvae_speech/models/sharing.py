@@ -7,9 +7,9 @@ from typing import Any, Self
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 
-from sqvae_speech.models.card import model_card
 from sqvae_speech.models.hub import hub_errors, resolve_model, whole_files
 from sqvae_speech.models.pretrained import SpeechBundle, load_speech_model, save_speech_model
+from sqvae_speech.models.tokenizer_card import tokenizer_card
 
 
 class SharedModel(ModelHubMixin):
@@ -100,7 +100,7 @@ class SharedModel(ModelHubMixin):
 
     def generate_model_card(self, name: str, *, licence: str | None = None, data: str | None = None) -> ModelCard:
         """The card that :meth:`save_pretrained` writes."""
-        return ModelCard(model_card(self.bundle, name, licence=licence, data=data))
+        return ModelCard(tokenizer_card(self.bundle, name, licence=licence, data=data))
 
     def push_to_hub(
         self,

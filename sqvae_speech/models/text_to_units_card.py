@@ -2,11 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from sqvae_speech.models.hub import whole_files
+from sqvae_speech.models.card import compose_card, write_shared_folder
 from sqvae_speech.models.pretrained_text_to_units import TextToUnitsBundle, save_text_to_units
 
 _USE = """```bash
@@ -36,22 +33,18 @@ def share_text_to_units(
     Raises:
         UserError: ``directory`` is a file, or other weights.
     """
-    target = Path(directory)
-    with whole_files(target) as staging:
-        save_text_to_units(staging, bundle, weights)
-        card = text_to_units_card(bundle, name or target.resolve().name, licence=licence, data=data)
-        (staging / "README.md").write_text(card, encoding="utf-8")
-    return target
+    return write_shared_folder(
+        Path(directory),
+        name,
+        lambda folder: save_text_to_units(folder, bundle, weights),
+        lambda title: text_to_units_card(bundle, title, licence=licence, data=data),
+    )
 
 
 def text_to_units_card(
     bundle: TextToUnitsBundle, name: str, *, licence: str | None = None, data: str | None = None
 ) -> str:
     """A card in the Hub's form: YAML that its search reads, then Markdown. Arguments: :func:`share_text_to_units`."""
-    head: dict[str, Any] = {"library_name": "sqvae_speech", "pipeline_tag": "text-to-speech"}
-    if licence:
-        head["license"] = licence
-    head["tags"] = ["audio", "speech", "text-to-speech", "discrete-units"]
     units, text = bundle.units, bundle.text
     weights = sum(parameter.numel() for parameter in bundle.model.parameters())
     reads = "characters" if text["kind"] == "characters" else f"phones of espeak-ng, {text['language']}"
@@ -64,13 +57,15 @@ def text_to_units_card(
         "network": f"{bundle.model.config.text_layers} + {bundle.model.config.num_layers} layers of "
         f"{bundle.model.config.dim}, {weights:,} weights",
         "training": f"{bundle.step} steps",
-        "licence": licence or "not stated: ask the authors before you use it",
     }
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     use = _USE.format(name=name, speaker=f" --speaker {bundle.speakers[0]}" if bundle.speakers else " --speaker NAME")
-    return (
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {name.rsplit('/', 1)[-1]}\n\n"
-        "From text to discrete units of speech with their durations, not autoregressive; trained with "
-        "sqvae_speech.\n\n"
-        f"| | |\n|---|---|\n{rows}\n\n{use}\n"
+    return compose_card(
+        name,
+        what="From text to discrete units of speech with their durations, not autoregressive; trained by "
+        "sqvae_speech.",
+        pipeline_tag="text-to-speech",
+        tags=["text-to-speech", "discrete-units"],
+        facts=facts,
+        use=use,
+        licence=licence,
     )

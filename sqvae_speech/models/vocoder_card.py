@@ -2,11 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from sqvae_speech.models.hub import whole_files
+from sqvae_speech.models.card import compose_card, write_shared_folder
 from sqvae_speech.models.pretrained_vocoder import VocoderBundle, save_vocoder
 
 _USE = """```python
@@ -39,34 +36,33 @@ def share_vocoder(
     Raises:
         UserError: ``directory`` is a file, or other weights.
     """
-    target = Path(directory)
-    with whole_files(target) as staging:
-        save_vocoder(staging, bundle, weights)
-        card = vocoder_card(bundle, name or target.resolve().name, licence=licence, data=data)
-        (staging / "README.md").write_text(card, encoding="utf-8")
-    return target
+    return write_shared_folder(
+        Path(directory),
+        name,
+        lambda folder: save_vocoder(folder, bundle, weights),
+        lambda title: vocoder_card(bundle, title, licence=licence, data=data),
+    )
 
 
 def vocoder_card(bundle: VocoderBundle, name: str, *, licence: str | None = None, data: str | None = None) -> str:
     """A card in the Hub's form: YAML that its search reads, then Markdown. Arguments as :func:`share_vocoder`."""
     spec, config = bundle.mel_spec, bundle.model.config
-    head: dict[str, Any] = {"library_name": "sqvae_speech", "pipeline_tag": "audio-to-audio"}
-    if licence:
-        head["license"] = licence
-    head["tags"] = ["audio", "speech", "vocoder", "inverse-stft"]
     weights = sum(parameter.numel() for parameter in bundle.model.parameters())
     facts = {
         "data": data or "not stated",
         "features": f"{spec.name}: {spec.sample_rate} Hz, {spec.n_mels} mels, hop {spec.hop_length}",
         "network": f"{config.num_blocks} ConvNeXt blocks of {config.channels} channels, {weights:,} weights",
-        "context": f"{bundle.model.context} frames on either side",
+        "context": f"{bundle.model.network.context} frames on either side",
         "training": f"{bundle.step} steps",
-        "licence": licence or "not stated: ask the authors before you use it",
     }
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     use = _USE.format(name=name, n_mels=spec.n_mels, sample_rate=spec.sample_rate)
-    return (
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {name.rsplit('/', 1)[-1]}\n\n"
-        "A vocoder: log-mel frames to sound by an inverse short-time Fourier transform, in the manner of Vocos "
-        f"(arXiv 2306.00814), trained with sqvae_speech.\n\n| | |\n|---|---|\n{rows}\n\n{use}\n"
+    return compose_card(
+        name,
+        what="A vocoder: log-mel frames to sound by an inverse short-time Fourier transform, in the manner of Vocos "
+        "(arXiv 2306.00814), trained with sqvae_speech.",
+        pipeline_tag="audio-to-audio",
+        tags=["vocoder", "inverse-stft"],
+        facts=facts,
+        use=use,
+        licence=licence,
     )

@@ -95,6 +95,7 @@ def test_perfect_conversions_and_none(world, tmp_path, capsys):
         assert folder["copies"]["distance"]["mcd"] < 1.0, "but for its beginning, it is the original"
         assert folder["truth"]["pairs"] == 2
     assert perfect["groups"]["converted"]["in_voice"] == 1.0
+    assert perfect["groups"]["converted"]["in_each_voice"] == {"ann": 1.0, "bob": 1.0}
     assert perfect["groups"]["converted"]["words_in_voice"] == 1.0
     assert perfect["truth"]["factor"] > 3
     assert perfect["truth"]["nearer"] == 1.0

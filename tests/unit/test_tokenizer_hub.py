@@ -23,8 +23,8 @@ from units_world import make_model, voice
 
 from sqvae_speech import tokenizer as module
 from sqvae_speech.errors import UserError
-from sqvae_speech.models.card import model_card
 from sqvae_speech.models.pretrained import load_speech_model
+from sqvae_speech.models.tokenizer_card import tokenizer_card
 from sqvae_speech.tokenizer import SpeechTokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -201,13 +201,13 @@ def test_scores_of_other_weights_and_damaged_files_are_left_out(folder, tmp_path
     run = run_folder(tmp_path, folder)
     scores = json.loads((run / "scores" / "scores.json").read_text())
     (run / "scores" / "scores.json").write_text(json.dumps({**scores, "checkpoint": "another"}))
-    assert "Scores" not in model_card(load_speech_model(run), "x")
+    assert "Scores" not in tokenizer_card(load_speech_model(run), "x")
     (run / "scores" / "scores.json").write_text("{")
     (run / "config.yaml").write_text("data: [")
-    card = model_card(load_speech_model(run), "x")
+    card = tokenizer_card(load_speech_model(run), "x")
     assert "Scores" not in card
     assert "| data | not stated |" in card
-    assert "| data | three \\| words |" in model_card(load_speech_model(run), "x", data="three | words")
+    assert "| data | three \\| words |" in tokenizer_card(load_speech_model(run), "x", data="three | words")
 
 
 @pytest.fixture
