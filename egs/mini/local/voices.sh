@@ -10,7 +10,7 @@ set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 work_dir=${1:-$recipe}
 model=${2:-$work_dir/exp/train_sqvae16k}
-output=${3:-$model/voices}
+output=${3:-$work_dir/exp/voices}
 test="$work_dir/data/test"
 read -r -a vocoders <<< "${VOCODERS:-griffin_lim}"
 source "$recipe/../../tools/activate.sh"
