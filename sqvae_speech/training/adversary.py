@@ -63,7 +63,7 @@ class Adversary:
             self.discriminators.requires_grad_(True)
         adversarial = torch.stack([(1.0 - one.score).relu().mean() for one in ours]).mean()
         features = [
-            (a - b).abs().mean() / b.abs().mean().clamp(min=1e-6)
+            ((a - b).abs().flatten(1).mean(dim=1) / b.abs().flatten(1).mean(dim=1).clamp(min=1e-6)).mean()
             for one, other in zip(ours, theirs, strict=True)
             for a, b in zip(one.features, other.features, strict=True)
         ]

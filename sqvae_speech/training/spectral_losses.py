@@ -73,7 +73,7 @@ class MultiResolutionStft(nn.Module):
 
 
 class PolarLoss(NamedTuple):
-    """Means over the frames and bins of a batch.
+    """Means over the examples of a batch, of means over their frames and bins.
 
     Attributes:
         magnitude: absolute difference of natural logarithms of magnitudes, weighted by magnitude.
@@ -118,11 +118,15 @@ class PolarDistance(nn.Module):
             weight = weight * (inside[:, 1:] & inside[:, :-1])[..., None]
             direction = torch.sgn(moved)
             loudness = magnitude**_COMPRESSION * inside[..., None]
-        difference = (said.log_magnitude - magnitude.log()).abs() * loudness
+        difference = (said.log_magnitude - magnitude.log()).abs()
         turn = said.turn[:, 1:]
         agreement = direction.real * turn.cos() + direction.imag * turn.sin()
-        wrong = ((1.0 - agreement) * weight).sum() / weight.sum().clamp(min=1e-9)
-        return PolarLoss(difference.sum() / loudness.sum().clamp(min=1e-9), wrong)
+        return PolarLoss(_weighted(difference, loudness), _weighted(1.0 - agreement, weight))
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """(B, ...) -> the mean over the examples of their weighted means, 0 where all weights are."""
+    return ((values * weights).flatten(1).sum(dim=1) / weights.flatten(1).sum(dim=1).clamp(min=1e-9)).mean()
 
 
 class MelDistance(nn.Module):

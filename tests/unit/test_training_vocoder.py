@@ -1,6 +1,9 @@
 """Training our own vocoder: mels of shards, samples of the recordings behind them, on the loop of all tasks."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +123,22 @@ def test_a_run_interrupted_and_resumed_is_the_run_never_interrupted(corpus, tmp_
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     judged = [row["step"] for row in rows(tmp_path / "whole", "train") if "discriminators" in row]
     assert judged == ([3, 4, 5, 6] if adversary else []), "from step adversarial_start on"
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_on_the_same_batch(corpus, tmp_path):
+    # two steps and one with discriminators; neither phase search nor Adam have time to make more of rounding
+    more = f"{ADVERSARY} --training.batch_size 4 --training.num_steps 3 --training.valid_interval 3 --model.rounds 0"
+    assert main(words(tmp_path / "one", corpus, more)) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "sqvae_speech.bin.train", *words(tmp_path / "two", corpus, more)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    for split, name, count in (("train", "grad_norm", 3), ("valid", "loss", 1)):
+        one, two = ([row[name] for row in rows(tmp_path / run, split)] for run in ("one", "two"))
+        assert len(one) == count
+        assert two == pytest.approx(one, rel=1e-3)
 
 
 def test_training_lowers_the_loss(tmp_path):
