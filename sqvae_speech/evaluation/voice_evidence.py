@@ -1,4 +1,4 @@
-"""What folders of conversions are worth: judged by ear, and against the truth where it was recorded."""
+"""What folders of conversions are worth: to a judge who learnt from real recordings, and against the truth."""
 
 import os
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from sqvae_speech.errors import UserError
 from sqvae_speech.evaluation.voice_comparison import (
+    Analysis,
     CopyScores,
     Distance,
     TruthScores,
@@ -66,7 +67,7 @@ def score_voices(
             raise UserError(f"{folder}: {line.utterance_id!r} was converted and is not in --data; add its directory")
 
     @lru_cache(maxsize=256)  # sources and truths come again and again
-    def analysed(utterance_id: str):
+    def analysed(utterance_id: str) -> Analysis:
         return analyse(corpus[utterance_id], pitch)
 
     heard: dict[str, list[tuple[Verdict, str, str]]] = {group: [] for group in GROUPS}
