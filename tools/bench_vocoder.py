@@ -30,9 +30,9 @@ from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.vocoder import Vocoder
 from sqvae_speech.audio.wav import read_wav, write_wav
 from sqvae_speech.data.kaldi import DataDir
-from sqvae_speech.evaluation.voice_cepstra import mel_cepstral_distortion
-from sqvae_speech.evaluation.voice_quality import pesq, stoi
-from sqvae_speech.evaluation.voice_spectra import stft_distance
+from sqvae_speech.evaluation.voices.cepstra import mel_cepstral_distortion
+from sqvae_speech.evaluation.voices.quality import pesq, stoi
+from sqvae_speech.evaluation.voices.spectra import stft_distance
 from sqvae_speech.models.istft_vocoder import IstftVocoder
 from sqvae_speech.models.vocoders import load_vocoder
 

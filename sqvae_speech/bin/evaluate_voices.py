@@ -55,13 +55,13 @@ def main(argv: Sequence[str]) -> int:
     if len(set(names)) < len(names):
         options.error("a folder of --wavs, or a name of --names, comes twice")
     from sqvae_speech.evaluation.report_files import write_report
-    from sqvae_speech.evaluation.voice_cepstra import VOICE_SPEC
-    from sqvae_speech.evaluation.voice_classifier import ClassifierConfig
-    from sqvae_speech.evaluation.voice_evidence import score_voices
-    from sqvae_speech.evaluation.voice_judge import train_judge
-    from sqvae_speech.evaluation.voice_recordings import Corpus, read_log
-    from sqvae_speech.evaluation.voice_report import voice_markdown, voice_report
-    from sqvae_speech.evaluation.voice_speaker import load_embedder
+    from sqvae_speech.evaluation.voices.cepstra import VOICE_SPEC
+    from sqvae_speech.evaluation.voices.classifier import ClassifierConfig
+    from sqvae_speech.evaluation.voices.evidence import score_voices
+    from sqvae_speech.evaluation.voices.judge import train_judge
+    from sqvae_speech.evaluation.voices.recordings import Corpus, read_log
+    from sqvae_speech.evaluation.voices.report import voice_markdown, voice_report
+    from sqvae_speech.evaluation.voices.speaker import load_embedder
     from sqvae_speech.units.f0 import F0
 
     pitch = F0(*args.f0_range)

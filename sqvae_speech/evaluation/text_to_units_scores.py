@@ -21,7 +21,7 @@ from sqvae_speech.evaluation.edit_distance import edit_distance
 from sqvae_speech.evaluation.frames import SILENCES, FrameSequence
 from sqvae_speech.evaluation.report_files import number
 from sqvae_speech.evaluation.unit_recognizer import UnitRecognizer
-from sqvae_speech.evaluation.voice_cepstra import cepstral_distortion, mel_cepstra
+from sqvae_speech.evaluation.voices.cepstra import cepstral_distortion, mel_cepstra
 from sqvae_speech.models.inference import UnitTiming
 from sqvae_speech.models.pretrained import SpeechBundle
 from sqvae_speech.models.pretrained_text_to_units import TextToUnitsBundle

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.evaluation.voice_alignment import distances, warping_path
-from sqvae_speech.evaluation.voice_cepstra import (
+from sqvae_speech.evaluation.voices.alignment import distances, warping_path
+from sqvae_speech.evaluation.voices.cepstra import (
     VOICE_SPEC,
     cepstral_distortion,
     mel_cepstra,
     mel_cepstral_distortion,
     voice_mel,
 )
-from sqvae_speech.evaluation.voice_pitch import pitch_scores, pitch_track
-from sqvae_speech.evaluation.voice_quality import pesq, stoi
-from sqvae_speech.evaluation.voice_spectra import Resolution, stft_distance
+from sqvae_speech.evaluation.voices.pitch import pitch_scores, pitch_track
+from sqvae_speech.evaluation.voices.quality import pesq, stoi
+from sqvae_speech.evaluation.voices.spectra import Resolution, stft_distance
 
 RATE = 16_000
 

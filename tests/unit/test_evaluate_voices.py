@@ -11,7 +11,7 @@ from sqvae_speech.audio.wav import write_wav
 from sqvae_speech.bin.main import main
 from sqvae_speech.data.kaldi import DataDir, Interval, Utterance
 from sqvae_speech.errors import UserError
-from sqvae_speech.evaluation.voice_recordings import Corpus, read_log, recording_of, words_of
+from sqvae_speech.evaluation.voices.recordings import Corpus, read_log, recording_of, words_of
 
 RATE = 16_000
 PITCH = {"ann": 220.0, "bob": 105.0}

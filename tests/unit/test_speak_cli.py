@@ -22,7 +22,7 @@ from sqvae_speech.bin.train import main as train
 from sqvae_speech.data.index import ShardIndex
 from sqvae_speech.data.kaldi import DataDir, Interval
 from sqvae_speech.data.reader import ShardReader
-from sqvae_speech.evaluation.voice_cepstra import cepstral_distortion, mel_cepstra
+from sqvae_speech.evaluation.voices.cepstra import cepstral_distortion, mel_cepstra
 from sqvae_speech.models.pretrained_text_to_units import BUNDLED, load_text_to_units
 from sqvae_speech.units.extract import encode_shards
 from sqvae_speech.units.store import read_units

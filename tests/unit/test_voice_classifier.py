@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.evaluation.voice_classifier import ClassifierConfig, MelClassifier, train_classifier
-from sqvae_speech.evaluation.voice_speaker import (
+from sqvae_speech.evaluation.voices.classifier import ClassifierConfig, MelClassifier, train_classifier
+from sqvae_speech.evaluation.voices.speaker import (
     GivenEmbedder,
     TrainedEmbedder,
     centroids,

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from sqvae_speech.audio.wav import resample
 from sqvae_speech.errors import UserError
-from sqvae_speech.evaluation.voice_alignment import distances, warping_path
-from sqvae_speech.evaluation.voice_cepstra import VOICE_SPEC, cepstral_distortion, mel_cepstra, voice_mel
-from sqvae_speech.evaluation.voice_pitch import pitch_scores, pitch_track
-from sqvae_speech.evaluation.voice_quality import pesq, stoi
-from sqvae_speech.evaluation.voice_recordings import Recording
+from sqvae_speech.evaluation.voices.alignment import distances, warping_path
+from sqvae_speech.evaluation.voices.cepstra import VOICE_SPEC, cepstral_distortion, mel_cepstra, voice_mel
+from sqvae_speech.evaluation.voices.pitch import pitch_scores, pitch_track
+from sqvae_speech.evaluation.voices.quality import pesq, stoi
+from sqvae_speech.evaluation.voices.recordings import Recording
 from sqvae_speech.units.f0 import F0
 
 logger = logging.getLogger(__name__)

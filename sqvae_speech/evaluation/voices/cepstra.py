@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.wav import resample
-from sqvae_speech.evaluation.voice_alignment import distances, warping_path
+from sqvae_speech.evaluation.voices.alignment import distances, warping_path
 
 ORDER = 24  # cepstra c_1 to c_24
 # What all voice scores listen with, whatever the features of the model: 16 kHz, 25 ms windows every 10 ms, 80 Slaney

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqvae_speech.evaluation.voice_evidence import VoiceScores
-from sqvae_speech.evaluation.voice_judge import Judge
+from sqvae_speech.evaluation.voices.evidence import VoiceScores
+from sqvae_speech.evaluation.voices.judge import Judge
 
 Row = dict[str, str]
 

@@ -55,7 +55,7 @@ def pitch_scores(
     Args:
         reference: (T,) Hz, 0 where unvoiced.
         other: (U,) Hz, likewise.
-        path: (P, 2) pairs of frames, as :func:`~sqvae_speech.evaluation.voice_alignment.warping_path` gives them.
+        path: (P, 2) pairs of frames, as :func:`~sqvae_speech.evaluation.voices.alignment.warping_path` gives them.
     """
     one = np.asarray(reference, dtype=np.float64)[path[:, 0]]
     two = np.asarray(other, dtype=np.float64)[path[:, 1]]

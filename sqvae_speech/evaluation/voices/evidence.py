@@ -7,7 +7,7 @@ from functools import lru_cache
 from tqdm import tqdm
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.evaluation.voice_comparison import (
+from sqvae_speech.evaluation.voices.comparison import (
     Analysis,
     CopyScores,
     Distance,
@@ -17,8 +17,8 @@ from sqvae_speech.evaluation.voice_comparison import (
     distance,
     truth_scores,
 )
-from sqvae_speech.evaluation.voice_judge import GroupScores, Judge, Verdict, summarize
-from sqvae_speech.evaluation.voice_recordings import Corpus, Recording, read_log, recording_of
+from sqvae_speech.evaluation.voices.judge import GroupScores, Judge, Verdict, summarize
+from sqvae_speech.evaluation.voices.recordings import Corpus, Recording, read_log, recording_of
 from sqvae_speech.units.f0 import F0
 
 GROUPS = ("recorded", "resynthesised", "converted")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sqvae_speech.audio.wav import resample
 from sqvae_speech.errors import UserError
-from sqvae_speech.evaluation.voice_cepstra import voice_mel
-from sqvae_speech.evaluation.voice_classifier import ClassifierConfig, TrainedClassifier, train_classifier
+from sqvae_speech.evaluation.voices.cepstra import voice_mel
+from sqvae_speech.evaluation.voices.classifier import ClassifierConfig, TrainedClassifier, train_classifier
 
 _GIVEN_RATE = 16_000  # Hz of what a given network is called with
 
@@ -32,10 +32,10 @@ class SpeakerEmbedder(Protocol):
 
 
 class TrainedEmbedder:
-    """The project's own: a :mod:`~sqvae_speech.evaluation.voice_classifier` of speakers.
+    """The project's own: a :mod:`~sqvae_speech.evaluation.voices.classifier` of speakers.
 
     Args:
-        classifier: trained on log-mels of :func:`~sqvae_speech.evaluation.voice_cepstra.voice_mel`.
+        classifier: trained on log-mels of :func:`~sqvae_speech.evaluation.voices.cepstra.voice_mel`.
     """
 
     name = "classifier of speakers, trained here"

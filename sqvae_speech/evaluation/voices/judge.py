@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqvae_speech.errors import UserError
-from sqvae_speech.evaluation.voice_cepstra import VOICE_SPEC, voice_mel
-from sqvae_speech.evaluation.voice_classifier import ClassifierConfig, TrainedClassifier, train_classifier
-from sqvae_speech.evaluation.voice_recordings import Recording
-from sqvae_speech.evaluation.voice_speaker import SpeakerEmbedder, centroids, nearest_speaker, train_embedder
+from sqvae_speech.evaluation.voices.cepstra import VOICE_SPEC, voice_mel
+from sqvae_speech.evaluation.voices.classifier import ClassifierConfig, TrainedClassifier, train_classifier
+from sqvae_speech.evaluation.voices.recordings import Recording
+from sqvae_speech.evaluation.voices.speaker import SpeakerEmbedder, centroids, nearest_speaker, train_embedder
 
 MAX_WORDS = 200  # different ones; more are running text, for which this is no recogniser
 MIN_EXAMPLES = 5  # of a word, to learn it

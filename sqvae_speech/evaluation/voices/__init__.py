@@ -1,0 +1,1 @@
+"""Scores of voices: converted, resynthesised or spoken recordings against what they should be."""
