@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the units are worth, on voices that were not trained on: log-mels, k-means, VQ-VAE and every SQ-VAE by the same
-# yardsticks (conf/evidence.yaml), and RESULTS.md from what they gave. On two CPU cores in less than half an hour.
+# yardsticks (conf/evidence.yaml), and RESULTS.md from what they gave. Two CPU cores take 11 minutes.
 #
 #     bash egs/mini/evidence.sh
 #     bash egs/mini/evidence.sh --help
