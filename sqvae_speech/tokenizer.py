@@ -259,14 +259,12 @@ class SpeechTokenizer(SharedModel):
         """What the decoder is told of ``number`` voices: their places in its table, or vectors."""
         if isinstance(speaker, Tensor | np.ndarray):
             vectors = torch.as_tensor(speaker, device=self.device)
-            config = self.bundle.model.config
-            if config.speaker != "vector":
-                raise UserError("this model knows voices by name only; vectors are for one with model.speaker vector")
+            dim = self.bundle.voice_vector_dim
             vectors = vectors.expand(number, -1) if vectors.dim() == 1 else vectors
-            if vectors.shape != (number, config.speaker_vector_dim) or not vectors.is_floating_point():
+            if vectors.shape != (number, dim) or not vectors.is_floating_point():
                 raise UserError(
                     f"speaker vectors are {tuple(vectors.shape)} {vectors.dtype}; floating point "
-                    f"({config.speaker_vector_dim},) for all, or ({number}, {config.speaker_vector_dim}), are wanted"
+                    f"({dim},) for all, or ({number}, {dim}), are wanted"
                 )
             return vectors
         names = [speaker] * number if isinstance(speaker, str) else list(speaker)

@@ -23,6 +23,11 @@ def parser() -> ArgumentParser:
     target.add_argument("--target-speaker", metavar="NAME", help="a speaker seen in training")
     target.add_argument("--all-pairs", action="store_true", help="to every trained speaker but the source's own")
     target.add_argument("--pairs", metavar="FILE", help="as its lines say, SOURCE-UTTERANCE TARGET-SPEAKER")
+    options.add_argument(
+        "--speaker-vectors",
+        metavar="FILE",
+        help="an .npz of vectors by name: more targets, for a model with model.speaker vector",
+    )
     options.add_argument("--max", type=int, metavar="N", help="so many conversions, spread over pairs of speakers")
     options.add_argument("--output", required=True, metavar="DIR", help="for wavs, log-mel plots and log.jsonl")
     options.add_argument(
@@ -43,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse_args(argv)
     if args.pairs and args.max is not None:
         options.error("--max is for --target-speaker and --all-pairs; --pairs says what to convert")
+    from sqvae_speech.data.speaker_vectors import SpeakerVectorFile
     from sqvae_speech.models.pretrained import load_speech_model
     from sqvae_speech.models.vocoders import load_vocoder
     from sqvae_speech.units import convert_files as files
@@ -54,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--max {args.max}; at least 1 conversion is needed")
     device = choose_device(args.device)
     bundle = load_speech_model(args.model, str(device))
+    if args.speaker_vectors:
+        bundle = bundle.with_voices(SpeakerVectorFile(args.speaker_vectors, bundle.voice_vector_dim).vectors)
     if args.target_speaker is not None:
         speaker_index(bundle.speakers, args.target_speaker)
     if args.shards:

@@ -25,20 +25,23 @@ class SpeakerVectorFile:
 
     Raises:
         UserError: it is missing, damaged, empty, or its vectors are of another shape or not finite.
+
+    Attributes:
+        vectors: (V,) float32 by name.
     """
 
     def __init__(self, path: str | os.PathLike[str], dim: int):
         self.path = Path(path)
         try:
             with np.load(self.path, allow_pickle=False) as archive:
-                self._vectors = {name: np.asarray(archive[name], dtype=np.float32) for name in archive.files}
+                self.vectors = {name: np.asarray(archive[name], dtype=np.float32) for name in archive.files}
         except FileNotFoundError:
-            raise UserError(f"no speaker vectors at {self.path} (data.speaker_vectors)") from None
+            raise UserError(f"no speaker vectors at {self.path}") from None
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.path} is no archive of numbers that numpy.savez wrote ({error})") from None
-        if not self._vectors:
+        if not self.vectors:
             raise UserError(f"{self.path} has no vectors")
-        for name, vector in self._vectors.items():
+        for name, vector in self.vectors.items():
             if vector.shape != (dim,) or not np.isfinite(vector).all():
                 raise UserError(
                     f"{self.path}: {name!r} is {vector.shape}; finite vectors of ({dim},) are wanted "
@@ -47,7 +50,7 @@ class SpeakerVectorFile:
 
     def of_utterances(self, utterance_ids: Iterable[str], speakers: Iterable[NDArray[np.float32]]) -> np.ndarray:
         """(B, V) float32: of each utterance, or where there is none its speaker's, given."""
-        return np.stack([self._vectors.get(name, own) for name, own in zip(utterance_ids, speakers, strict=True)])
+        return np.stack([self.vectors.get(name, own) for name, own in zip(utterance_ids, speakers, strict=True)])
 
     def of_speakers(self, speakers: Sequence[str], index: ShardIndex) -> NDArray[np.float32]:
         """(S, V) float32, of speakers in the order given.
@@ -57,13 +60,13 @@ class SpeakerVectorFile:
         """
         found: dict[str, list[np.ndarray]] = {name: [] for name in speakers}
         for entry in index.entries():
-            if entry.utterance_id in self._vectors and entry.speaker in found:
-                found[entry.speaker].append(self._vectors[entry.utterance_id])
+            if entry.utterance_id in self.vectors and entry.speaker in found:
+                found[entry.speaker].append(self.vectors[entry.utterance_id])
         rows = []
         for name, vectors in found.items():
-            if name not in self._vectors and not vectors:
+            if name not in self.vectors and not vectors:
                 raise UserError(
                     f"{self.path} has no vector of speaker {name!r}, nor of an utterance of {index.folder} by it"
                 )
-            rows.append(self._vectors[name] if name in self._vectors else np.mean(vectors, axis=0))
+            rows.append(self.vectors[name] if name in self.vectors else np.mean(vectors, axis=0))
         return np.stack(rows)

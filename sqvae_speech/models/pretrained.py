@@ -1,12 +1,19 @@
 """A trained speech model on disk, see :mod:`sqvae_speech.models.storage`."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.config import from_dict, to_dict
+from sqvae_speech.errors import UserError
+from sqvae_speech.models.decoders import SpeakerVectors
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
 from sqvae_speech.models.storage import open_model, save_model, stored_weights
 
@@ -45,6 +52,39 @@ class SpeechBundle:
         model = copy.deepcopy(self.model)
         model.load_state_dict(stored_weights(self.model, weights))
         return replace(self, model=model, fingerprint="")
+
+    @property
+    def voice_vector_dim(self) -> int:
+        """V of the vectors that say to the decoder whose voice it is.
+
+        Raises:
+            UserError: the model knows voices by name only.
+        """
+        if self.model.config.speaker != "vector":
+            raise UserError("this model knows voices by name only; vectors are for one with model.speaker vector")
+        return self.model.config.speaker_vector_dim
+
+    def with_voices(self, vectors: Mapping[str, NDArray[np.float32]]) -> "SpeechBundle":
+        """The same weights with more speakers to decode as, by vectors of whoever it is.
+
+        Args:
+            vectors: (:attr:`voice_vector_dim`,) float32 by name, of the model that made those of training.
+
+        Raises:
+            UserError: the model knows voices by name only, or a name was trained already.
+        """
+        wanted = (self.voice_vector_dim,)
+        for name, vector in vectors.items():
+            if vector.shape != wanted:
+                raise UserError(f"the vector of {name!r} is {vector.shape}; {wanted} is wanted")
+        if known := sorted(vectors.keys() & set(self.speakers)):
+            raise UserError(f"speaker {known[0]!r} was trained already; give the vector another name")
+        model = copy.deepcopy(self.model)
+        table = model.decoder.speaker_embedding
+        assert isinstance(table, SpeakerVectors)
+        rows = torch.as_tensor(np.stack(list(vectors.values())), device=table.vectors.device)
+        table.vectors = torch.cat([table.vectors, rows.to(table.vectors.dtype)])
+        return replace(self, model=model, speakers=(*self.speakers, *vectors))
 
 
 def save_speech_model(directory: Path, bundle: SpeechBundle, weights: str = "float32") -> None:

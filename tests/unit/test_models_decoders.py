@@ -147,6 +147,29 @@ def test_tokenizer_stream_and_graph_are_as_with_the_published_decoder(config):
     assert (codes == units.codes).float().mean() > 0.95, "but for ties"
 
 
+def test_a_voice_can_be_added_by_its_vector():
+    spec = MelSpec.preset("sqvae16k")
+    model = SpeechModel(make_model(speaker="vector").config, spec.n_mels, 2)
+    model.decoder.speaker_embedding.vectors.normal_()
+    bundle = SpeechBundle(model, spec, ("ann", "bob"))
+    vector = np.random.default_rng(0).standard_normal(VECTOR).astype(np.float32)
+    more = bundle.with_voices({"cyd": vector})
+    codes = torch.tensor([[[1, 2, 3]]])
+    said = SpeechTokenizer(bundle).decode_mel(codes, vector).mel
+    assert torch.equal(SpeechTokenizer(more).decode_mel(codes, "cyd").mel, said)
+    known = SpeechTokenizer(bundle).decode_mel(codes, "bob").mel
+    assert torch.equal(SpeechTokenizer(more).decode_mel(codes, "bob").mel, known)
+    assert bundle.speakers == ("ann", "bob")
+    assert len(bundle.model.decoder.speaker_embedding.vectors) == 2, "the model it was made of is as it was"
+    with pytest.raises(UserError, match="speaker 'bob' was trained already"):
+        bundle.with_voices({"bob": vector})
+    with pytest.raises(UserError, match=r"the vector of 'cyd' is \(3,\); \(11,\) is wanted"):
+        bundle.with_voices({"cyd": vector[:3]})
+    plain = SpeechBundle(SpeechModel(make_model().config, spec.n_mels, 2), spec, ("ann", "bob"))
+    with pytest.raises(UserError, match="knows voices by name only"):
+        plain.with_voices({"cyd": vector})
+
+
 def test_a_known_speaker_is_its_vector_and_only_directions_count():
     voices = SpeakerVectors(3, VECTOR, 4)
     voices.vectors.normal_()
