@@ -22,36 +22,36 @@ class SpeechModelConfig:
 
     Attributes:
         channels: width of the convolutions (768 in the paper's code).
-        speaker: how the decoder is told whose voice it is: ``table``, an embedding of the speakers in training, or
-            ``vector``, a projection of vectors that another model made (any voice; ``data.speaker_vectors``).
         speaker_dim: of the speaker embedding.
-        speaker_vector_dim: of these vectors.
-        decoder: ``recurrent``, the published one, or ``convolutional``, ConvNeXt blocks over all frames at once.
         decoder_hidden: GRU width of one direction.
-        decoder_channels: width of the convolutional decoder.
-        decoder_blocks: of it.
-        f0_condition: it is told F0 too, where that is known (``data.f0``).
         jitter: probability of the time jitter.
         likelihood: ``arelbo``, ``gaussian`` (trainable variance) or ``fixed``.
         likelihood_variance: where the variance of the last two starts (and stays).
         quantizer: which quantizer.
         invariance: what keeps the speaker out of the units, in training; nothing by default.
+        speaker: how the decoder is told whose voice it is: ``table``, an embedding of the speakers in training, or
+            ``vector``, a projection of vectors that another model made (any voice; ``data.speaker_vectors``).
+        speaker_vector_dim: of these vectors.
+        decoder: ``recurrent``, the published one, or ``convolutional``, ConvNeXt blocks over all frames at once.
+        decoder_channels: width of the convolutional decoder.
+        decoder_blocks: of it.
+        f0_condition: it is told F0 too, where that is known (``data.f0``).
     """
 
     channels: int = 768
-    speaker: str = "table"
     speaker_dim: int = 64
-    speaker_vector_dim: int = 192
-    decoder: str = "recurrent"
     decoder_hidden: int = 128
-    decoder_channels: int = 256
-    decoder_blocks: int = 6
-    f0_condition: bool = False
     jitter: float = 0.5
     likelihood: str = "arelbo"
     likelihood_variance: float = 0.1
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     invariance: InvarianceConfig = field(default_factory=InvarianceConfig)
+    speaker: str = "table"
+    speaker_vector_dim: int = 192
+    decoder: str = "recurrent"
+    decoder_channels: int = 256
+    decoder_blocks: int = 6
+    f0_condition: bool = False
 
     def __post_init__(self) -> None:
         for name, legal in (("speaker", SPEAKERS), ("decoder", DECODERS)):
