@@ -147,6 +147,17 @@ class MelSpec:
         return ten if self.log == "log10" else ten / math.log(10.0)
 
     @property
+    def smallest_n_fft(self) -> int:
+        """The shortest transform whose bins are all among those of ``n_fft`` and that the window still fits.
+
+        The spectrum of a short window is smooth: these bins say it all.
+        """
+        n_fft = self.n_fft
+        while n_fft % 4 == 0 and n_fft // 2 >= self.win_length:
+            n_fft //= 2
+        return n_fft
+
+    @property
     def pad_samples(self) -> int:
         """Samples that padding puts before the first and after the last sample of the wav."""
         return self.n_fft // 2 if self.center else self.padding

@@ -75,10 +75,7 @@ class GriffinLim(Vocoder):
         self._mel_spec = mel_spec
         self._n_iter = n_iter
         self._momentum = momentum
-        # The spectrum of a short window is smooth: some of the bins say it all, and the transform is faster.
-        self._n_fft = mel_spec.n_fft
-        while self._n_fft % 4 == 0 and self._n_fft // 2 >= mel_spec.win_length:
-            self._n_fft //= 2
+        self._n_fft = mel_spec.smallest_n_fft
         self._bin_step = mel_spec.n_fft // self._n_fft
         self._filters = torch.from_numpy(mel_filterbank(mel_spec)).float()
         self._window = torch.hann_window(mel_spec.win_length, periodic=True)

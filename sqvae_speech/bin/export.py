@@ -7,15 +7,18 @@ settings. A vocoder as a folder for ``--vocoder istft:<folder>``, a text-to-unit
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
 
 if TYPE_CHECKING:
     from sqvae_speech.tokenizer import SpeechTokenizer
+
+# what loads a model, writes its two files, and its card
+Parts = tuple[Callable[..., Any], Callable[..., None], Callable[..., str]]
 
 FORMATS = ("onnx", "torch", "bundle")
 
@@ -57,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error("--name, --licence, --data and --weights are of --format bundle")
     kind = kind_of_model(args.model) if Path(args.model).exists() else ""
     if kind in FOLDERS:
-        what, write = FOLDERS[kind]
+        what, parts = FOLDERS[kind]
         if args.format != "bundle" or args.check:
             options.error(f"{what} is exported with --format bundle, without --check")
-        for file in write(args):
+        for file in write_folder(parts, args):
             print(file)
         return 0
     if args.weights == "float16" and not args.check:
@@ -114,42 +117,41 @@ def write_bundle(tokenizer: "SpeechTokenizer", args: argparse.Namespace) -> list
     return sorted(folder.iterdir())
 
 
-def write_vocoder(args: argparse.Namespace) -> list[Path]:
-    """A folder for ``--vocoder istft:<folder>`` and ``speech_vocoder``."""
-    from sqvae_speech.models.pretrained_vocoder import load_trained_vocoder
-    from sqvae_speech.models.vocoder_card import share_vocoder
+def write_folder(parts: Callable[[], Parts], args: argparse.Namespace) -> list[Path]:
+    """A folder with a model that is no tokenizer, to be loaded by its path."""
+    from sqvae_speech.models.card import write_shared_folder
 
-    folder = share_vocoder(
-        args.output,
-        load_trained_vocoder(args.model),
-        name=args.name,
-        licence=args.licence,
-        data=args.data,
-        weights=args.weights,
+    load, save, card = parts()
+    bundle = load(args.model)
+    folder = write_shared_folder(
+        Path(args.output),
+        args.name,
+        lambda staging: save(staging, bundle, args.weights),
+        lambda name: card(bundle, name, licence=args.licence, data=args.data),
     )
     return sorted(folder.iterdir())
 
 
-def write_text_to_units(args: argparse.Namespace) -> list[Path]:
-    """A folder for ``speak --model``."""
-    from sqvae_speech.models.pretrained_text_to_units import load_text_to_units
-    from sqvae_speech.models.text_to_units_card import share_text_to_units
+def vocoder_parts() -> Parts:
+    """For ``--vocoder istft:<folder>`` and ``speech_vocoder``."""
+    from sqvae_speech.models.pretrained_vocoder import load_trained_vocoder, save_vocoder
+    from sqvae_speech.models.vocoder_card import vocoder_card
 
-    folder = share_text_to_units(
-        args.output,
-        load_text_to_units(args.model),
-        name=args.name,
-        licence=args.licence,
-        data=args.data,
-        weights=args.weights,
-    )
-    return sorted(folder.iterdir())
+    return load_trained_vocoder, save_vocoder, vocoder_card
 
 
-# kind of model -> what it is called, and what writes its folder
+def text_to_units_parts() -> Parts:
+    """For ``speak --model``."""
+    from sqvae_speech.models.pretrained_text_to_units import load_text_to_units, save_text_to_units
+    from sqvae_speech.models.text_to_units_card import text_to_units_card
+
+    return load_text_to_units, save_text_to_units, text_to_units_card
+
+
+# kind of model -> what it is called, and what loads it, saves it, writes its card
 FOLDERS = {
-    "vocoder": ("a vocoder", write_vocoder),
-    "text_to_units": ("a text-to-units model", write_text_to_units),
+    "vocoder": ("a vocoder", vocoder_parts),
+    "text_to_units": ("a text-to-units model", text_to_units_parts),
 }
 
 

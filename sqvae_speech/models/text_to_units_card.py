@@ -1,50 +1,17 @@
-"""A folder with a text-to-units model to share: its two files and a model card."""
+"""The model card of a text-to-units model."""
 
-import os
-from pathlib import Path
-
-from sqvae_speech.models.card import compose_card, write_shared_folder
-from sqvae_speech.models.pretrained_text_to_units import TextToUnitsBundle, save_text_to_units
+from sqvae_speech.models.card import compose_card
+from sqvae_speech.models.pretrained_text_to_units import TextToUnitsBundle
 
 _USE = """```bash
 sqvae-speech speak "..." --model {name} --tokenizer TOKENIZER{speaker} --output x.wav
 ```"""
 
 
-def share_text_to_units(
-    directory: str | os.PathLike[str],
-    bundle: TextToUnitsBundle,
-    *,
-    name: str | None = None,
-    licence: str | None = None,
-    data: str | None = None,
-    weights: str = "float32",
-) -> Path:
-    """Write ``config.json``, ``model.safetensors`` and ``README.md``, which is all that is needed.
-
-    Args:
-        directory: made if need be; each file is written beside its name and renamed.
-        bundle: the model.
-        name: what the card calls it; by default the folder.
-        licence: of the weights, an SPDX id in lower case (``cc-by-4.0``), for the card.
-        data: what it was trained on, in words, for the card.
-        weights: ``float16`` stores matrices in half the size.
-
-    Raises:
-        UserError: ``directory`` is a file, or other weights.
-    """
-    return write_shared_folder(
-        Path(directory),
-        name,
-        lambda folder: save_text_to_units(folder, bundle, weights),
-        lambda title: text_to_units_card(bundle, title, licence=licence, data=data),
-    )
-
-
 def text_to_units_card(
     bundle: TextToUnitsBundle, name: str, *, licence: str | None = None, data: str | None = None
 ) -> str:
-    """A card in the Hub's form: YAML that its search reads, then Markdown. Arguments: :func:`share_text_to_units`."""
+    """A card in the Hub's form: YAML that its search reads, then Markdown. See :func:`.card.compose_card`."""
     units, text = bundle.units, bundle.text
     weights = sum(parameter.numel() for parameter in bundle.model.parameters())
     reads = "characters" if text["kind"] == "characters" else f"phones of espeak-ng, {text['language']}"

@@ -1,10 +1,7 @@
-"""A folder with a vocoder to share: its two files and a model card."""
+"""The model card of a vocoder."""
 
-import os
-from pathlib import Path
-
-from sqvae_speech.models.card import compose_card, write_shared_folder
-from sqvae_speech.models.pretrained_vocoder import VocoderBundle, save_vocoder
+from sqvae_speech.models.card import compose_card
+from sqvae_speech.models.pretrained_vocoder import VocoderBundle
 
 _USE = """```python
 from sqvae_speech.vocoder import speech_vocoder
@@ -14,38 +11,8 @@ wav = vocoder.vocode(mel, peak)  # mel ({n_mels}, frames) of vocoder.mel_spec ->
 ```"""
 
 
-def share_vocoder(
-    directory: str | os.PathLike[str],
-    bundle: VocoderBundle,
-    *,
-    name: str | None = None,
-    licence: str | None = None,
-    data: str | None = None,
-    weights: str = "float32",
-) -> Path:
-    """Write ``config.json``, ``model.safetensors`` and ``README.md``, which is all that is needed.
-
-    Args:
-        directory: made if need be; each file is written beside its name and renamed.
-        bundle: the vocoder.
-        name: what the card calls it; by default the folder.
-        licence: of the weights, an SPDX id in lower case (``cc-by-4.0``), for the card.
-        data: what it was trained on, in words, for the card.
-        weights: ``float16`` stores matrices in half the size.
-
-    Raises:
-        UserError: ``directory`` is a file, or other weights.
-    """
-    return write_shared_folder(
-        Path(directory),
-        name,
-        lambda folder: save_vocoder(folder, bundle, weights),
-        lambda title: vocoder_card(bundle, title, licence=licence, data=data),
-    )
-
-
 def vocoder_card(bundle: VocoderBundle, name: str, *, licence: str | None = None, data: str | None = None) -> str:
-    """A card in the Hub's form: YAML that its search reads, then Markdown. Arguments as :func:`share_vocoder`."""
+    """A card in the Hub's form: YAML that its search reads, then Markdown. See :func:`.card.compose_card`."""
     spec, config = bundle.mel_spec, bundle.model.config
     weights = sum(parameter.numel() for parameter in bundle.model.parameters())
     facts = {

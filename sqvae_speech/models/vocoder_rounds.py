@@ -32,10 +32,7 @@ class MelMatching(nn.Module):
     def __init__(self, mel_spec: MelSpec, inverse: InverseStft):
         super().__init__()
         self.mel_spec = mel_spec
-        # The spectrum of a short window is smooth: some of the bins say it all, and the transform is faster.
-        self.n_fft = mel_spec.n_fft
-        while self.n_fft % 4 == 0 and self.n_fft // 2 >= mel_spec.win_length:
-            self.n_fft //= 2
+        self.n_fft = mel_spec.smallest_n_fft
         self.offset = mel_spec.window_start - inverse.start
         taken = resampled_filterbank(mel_spec, self.n_fft)
         covered = taken.sum(axis=0)

@@ -157,3 +157,16 @@ class AutoencoderTrainingConfig(TrainingConfig):
         if not 0 <= self.collapse_usage <= 1:
             raise ValueError(f"training.collapse_usage must be a share from 0 to 1, got {self.collapse_usage}")
         self._at_least("collapse_steps", 0)
+
+
+@dataclass(frozen=True)
+class TransformerTrainingConfig(TrainingConfig):
+    """How to train a small transformer over units: other defaults."""
+
+    num_steps: int = 20_000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 200
+    weight_decay: float = 0.1
+    num_plots: int = 1

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from sqvae_speech.data.texts import KINDS
 from sqvae_speech.models.text_to_units import TextToUnitsConfig
-from sqvae_speech.training.config import TrainingConfig
+from sqvae_speech.training.config import TransformerTrainingConfig
 from sqvae_speech.training.unit_lm_config import CONDITIONS
 
 
@@ -33,16 +33,8 @@ class SpokenTextConfig:
 
 
 @dataclass(frozen=True)
-class TextToUnitsTrainingConfig(TrainingConfig):
+class TextToUnitsTrainingConfig(TransformerTrainingConfig):
     """How to train; a step has ``batch_size`` utterances."""
-
-    num_steps: int = 20_000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 200
-    weight_decay: float = 0.1
-    num_plots: int = 1
 
 
 @dataclass(frozen=True)

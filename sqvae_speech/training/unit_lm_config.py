@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from sqvae_speech.models.unit_lm import UnitLmConfig
-from sqvae_speech.training.config import TrainingConfig
+from sqvae_speech.training.config import TransformerTrainingConfig
 
 CONDITIONS = ("none", "speaker")
 
@@ -30,16 +30,8 @@ class UnitDataConfig:
 
 
 @dataclass(frozen=True)
-class UnitLmTrainingConfig(TrainingConfig):
+class UnitLmTrainingConfig(TransformerTrainingConfig):
     """How to train; a step has ``batch_size`` blocks of ``model.context`` units."""
-
-    num_steps: int = 20_000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 200
-    weight_decay: float = 0.1
-    num_plots: int = 1
 
 
 @dataclass(frozen=True)

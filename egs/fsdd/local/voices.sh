@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The tables of VOICES.md: every test recording in every voice, by SQ-VAE and by VQ-VAE, and what is made of it.
 #
-#     bash egs/fsdd/local/voices.sh --corpus fsdd.zip --work-dir /tmp/fsdd    # options are those of egs/fsdd/run.sh
-#     STEPS=20000 bash egs/fsdd/local/voices.sh --corpus fsdd.zip --work-dir /tmp/fsdd
+#     bash egs/fsdd/local/voices.sh --corpus fsdd.zip --work-dir WORK_DIR    # options are those of egs/fsdd/run.sh
+#     STEPS=20000 bash egs/fsdd/local/voices.sh --corpus fsdd.zip --work-dir WORK_DIR
 #
 # A stage that is done is not done again. The tables are then exp/voices.md in the work folder.
 set -euo pipefail
