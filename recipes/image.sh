@@ -84,8 +84,8 @@ perceptual $perceptual" stage_score "$exp_dir/scores"
 fi
 
 if runs 5; then
-    find_lm_inputs
-    run_stage 5 prior "$exp_dir/.stages/5" "$lm_inputs" stage_prior \
+    find_unit_inputs "$lm_config" lm-args "$lm_args"
+    run_stage 5 prior "$exp_dir/.stages/5" "$unit_inputs" stage_prior \
         "+$exp_dir/prior/checkpoints/latest" "+$exp_dir/prior/scores.json"
 fi
 

@@ -374,14 +374,14 @@ score_splits() {
 
 # ---- a language model over the units, the prior of images
 
-# What it depends on, as $lm_inputs.
-find_lm_inputs() {
-    [ -f "$lm_config" ] || die "no configuration $lm_config"
+# find_unit_inputs CONFIG OPTION ARGS: what a model of units depends on, as $unit_inputs; OPTION is that of ARGS.
+find_unit_inputs() {
+    [ -f "$1" ] || die "no configuration $1"
     [ -e "$exp_dir/units/train.parquet" ] || die "$exp_dir/units has no units of train; run stage 3 first (--stage 3)"
-    lm_inputs="version $version
+    unit_inputs="version $version
 $(lines "$exp_dir"/units/*.parquet | contents)
-lm-args $lm_args
-$(config_files "$lm_config" | contents)"
+$2 $3
+$(config_files "$1" | contents)"
 }
 
 # keep_training FOLDER INPUTS: keeps a training to go on with if it was begun with these inputs, else removes it.
@@ -394,7 +394,7 @@ keep_training() {
 # train_lm FOLDER
 train_lm() {
     local units="$exp_dir/units" words=() num_machines=1
-    keep_training "$1" "$lm_inputs"
+    keep_training "$1" "$unit_inputs"
     if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
     # shellcheck disable=SC2086  # further settings are words
     launch_training sqvae_speech.bin.train --config "$lm_config" --data.train "$units/train.parquet" \

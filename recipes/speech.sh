@@ -127,7 +127,7 @@ stage_vocoder() {
 
 stage_tts() {
     local model="$exp_dir/text_to_units" units="$exp_dir/units" split words=() stores=() shards=() data=() num_machines=1
-    keep_training "$model" "$tts_inputs"
+    keep_training "$model" "$unit_inputs"
     if [ -e "$units/dev.parquet" ]; then words+=(--data.valid "$units/dev.parquet"); fi
     # shellcheck disable=SC2086  # further settings are words
     launch_training sqvae_speech.bin.train --config "$tts_config" --data.train "$units/train.parquet" \
@@ -183,8 +183,8 @@ $(lines "$exp_dir"/units/*.parquet | contents)" stage_export "$exp_dir/exports"
 fi
 
 if runs 7; then
-    find_lm_inputs
-    run_stage 7 "language model" "$exp_dir/.stages/7" "$lm_inputs
+    find_unit_inputs "$lm_config" lm-args "$lm_args"
+    run_stage 7 "language model" "$exp_dir/.stages/7" "$unit_inputs
 num-samples $num_samples" stage_lm \
         "+$exp_dir/lm/checkpoints/latest" "+$exp_dir/lm/"{scores.json,samples}
 fi
@@ -201,13 +201,8 @@ num-conversions $num_conversions" stage_vocoder "+$vocoder_dir/checkpoints/lates
 fi
 
 if runs 9; then
-    [ -f "$tts_config" ] || die "no configuration $tts_config"
-    [ -e "$exp_dir/units/train.parquet" ] || die "$exp_dir/units has no units of train; run stage 3 first (--stage 3)"
-    tts_inputs="version $version
-$(lines "$exp_dir"/units/*.parquet | contents)
-tts-args $tts_args
-$(config_files "$tts_config" | contents)"
-    run_stage 9 "text to units" "$exp_dir/.stages/9" "$tts_inputs
+    find_unit_inputs "$tts_config" tts-args "$tts_args"
+    run_stage 9 "text to units" "$exp_dir/.stages/9" "$unit_inputs
 num-samples $num_samples" stage_tts \
         "+$exp_dir/text_to_units/checkpoints/latest" "+$exp_dir/text_to_units/"{scores.json,samples}
 fi

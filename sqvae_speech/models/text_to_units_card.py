@@ -28,7 +28,7 @@ def text_to_units_card(
     use = _USE.format(name=name, speaker=f" --speaker {bundle.speakers[0]}" if bundle.speakers else " --speaker NAME")
     return compose_card(
         name,
-        what="From text to discrete units of speech with their durations, not autoregressive; trained by "
+        what="From text to discrete units of speech with their durations, not autoregressive, trained with "
         "sqvae_speech.",
         pipeline_tag="text-to-speech",
         tags=["text-to-speech", "discrete-units"],
