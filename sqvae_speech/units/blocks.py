@@ -1,7 +1,7 @@
 """Unit stores as a language model reads them: endless packed blocks to train on, windows to score."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,8 @@ import torch
 
 from sqvae_speech.errors import UserError
 from sqvae_speech.models.unit_lm import IGNORE, UnitVocabulary
+from sqvae_speech.units.endless import EndlessUnits
 from sqvae_speech.units.store import UnitStore, UnitStoreMeta
-
-_PLANS = 2  # epochs that are kept: a batch seldom spans more
 
 
 def vocabulary_of(meta: UnitStoreMeta) -> UnitVocabulary:
@@ -96,7 +95,7 @@ class UnitSequences:
         return symbols, targets
 
 
-class UnitBlockLoader:
+class UnitBlockLoader(EndlessUnits):
     """An endless iterable of blocks of ``context`` predictions, without padding.
 
     The sequences of an epoch follow one another in an order drawn from ``(seed, epoch)``, epochs follow one another,
@@ -129,55 +128,21 @@ class UnitBlockLoader:
         rank: int = 0,
         world_size: int = 1,
     ):
-        if batch_size % world_size:
-            raise UserError(
-                f"batch_size {batch_size} cannot be shared by {world_size} processes; use a multiple of {world_size}"
-            )
+        super().__init__(len(sequences), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         self.sequences = sequences
         self.context = context
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
         self._fingerprint = sequences.fingerprint
         self._epoch_size = int(sequences.predictions.sum())
-        self._plans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._position = 0  # blocks handed out, over all processes
 
     @property
     def epoch(self) -> float:
         """Epochs gone by, with the fraction of the current one."""
         return self._position * self.context / self._epoch_size
 
-    def state_dict(self) -> dict[str, Any]:
-        """The position after the batches yielded so far."""
-        return {**self._settings(), "position": self._position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at a saved position; the number of processes may be another than then.
-
-        Raises:
-            UserError: the state is of other units, another seed or another context.
-        """
-        for name, ours in self._settings().items():
-            if state.get(name) != ours:
-                what = "other units" if name == "fingerprint" else f"{name} {state.get(name)}"
-                raise UserError(
-                    f"the saved position is of {what}, {self.sequences.name} is read with {name} {ours}; resume with "
-                    "the same units and settings, or start anew"
-                )
-        self._position = int(state["position"])
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        share = self.batch_size // self.world_size
-        while True:
-            first = (self._position + self.rank * share) * self.context
-            batch = self._batch(np.arange(first, first + share * self.context).reshape(share, self.context))
-            self._position += self.batch_size
-            yield batch
-
-    def _batch(self, predictions: np.ndarray) -> dict[str, Any]:
-        """The predictions with these (B, U) numbers in the endless sequence."""
+    def _batch(self, first: int, count: int) -> dict[str, Any]:
+        start, stop = first * self.context, (first + count) * self.context
+        # (B, U) numbers of predictions in the endless sequence
+        predictions = np.arange(start, stop).reshape(count, self.context)
         sequences = np.empty_like(predictions)
         units = np.empty_like(predictions)
         epochs, places = np.divmod(predictions, self._epoch_size)
@@ -199,15 +164,17 @@ class UnitBlockLoader:
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The sequences in the order of an epoch, and where the predictions of each end."""
-        plan = self._plans.get(epoch)
-        if plan is None:
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.sequences))
-            plan = (order, np.cumsum(self.sequences.predictions[order]))
-            kept = {number: self._plans[number] for number in list(self._plans)[1 - _PLANS :]}
-            self._plans = {**kept, epoch: plan}
-        return plan
+        order = super()._draw(epoch)
+        return order, np.cumsum(self.sequences.predictions[order])
 
     def _settings(self) -> dict[str, Any]:
         return {"fingerprint": self._fingerprint, "seed": self.seed, "context": self.context}
+
+    def _mismatch(self, name: str, theirs: Any, ours: Any) -> str:
+        what = "other units" if name == "fingerprint" else f"{name} {theirs}"
+        return (
+            f"the saved position is of {what}, {self.sequences.name} is read with {name} {ours}; resume with "
+            "the same units and settings, or start anew"
+        )

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sqvae_speech.data.texts import TextFrontEnd, unknown_symbols
 from sqvae_speech.errors import UserError
 from sqvae_speech.units.alignment import LEAP, Aligner, align, train_aligner
+from sqvae_speech.units.endless import EndlessUnits
 from sqvae_speech.units.sequences import UtteranceUnits, deduplicate
 from sqvae_speech.units.store import UnitStore
 
@@ -129,7 +130,7 @@ class SpokenTexts:
         }
 
 
-class SpokenTextLoader:
+class SpokenTextLoader(EndlessUnits):
     """An endless iterable of batches, each utterance once an epoch, in an order drawn from ``(seed, epoch)``.
 
     The global batch of a step depends on the seed and the step alone; a process takes its share of it.
@@ -145,57 +146,29 @@ class SpokenTextLoader:
     """
 
     def __init__(self, texts: SpokenTexts, *, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1):
-        if batch_size % world_size:
-            raise UserError(
-                f"batch_size {batch_size} cannot be shared by {world_size} processes; use a multiple of {world_size}"
-            )
+        super().__init__(len(texts), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
         self.texts = texts
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
         self._fingerprint = texts.fingerprint
-        self._position = 0  # utterances handed out, over all processes
-        self._orders: dict[int, np.ndarray] = {}
 
     @property
     def epoch(self) -> float:
         """Epochs gone by, with the fraction of the current one."""
         return self._position / len(self.texts)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The position after the batches yielded so far."""
-        return {"fingerprint": self._fingerprint, "seed": self.seed, "position": self._position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at a saved position; the number of processes may be another than then.
-
-        Raises:
-            UserError: the state is of other utterances or another seed.
-        """
-        for name, what in (("fingerprint", "other texts or units"), ("seed", f"seed {state.get('seed')}")):
-            if state.get(name) != self.state_dict()[name]:
-                raise UserError(
-                    f"the saved position is of {what} than {self.texts.name} with seed {self.seed}; resume with the "
-                    "same data and settings, or start anew"
-                )
-        self._position = int(state["position"])
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        share = self.batch_size // self.world_size
-        while True:
-            first = self._position + self.rank * share
-            batch = self.texts.batch([self._number(place) for place in range(first, first + share)])
-            self._position += self.batch_size
-            yield batch
+    def _batch(self, first: int, count: int) -> dict[str, Any]:
+        return self.texts.batch([self._number(place) for place in range(first, first + count)])
 
     def _number(self, place: int) -> int:
         """Which utterance has a place in the endless sequence of epochs."""
         epoch, row = divmod(place, len(self.texts))
-        if epoch not in self._orders:
-            drawn = np.random.default_rng((self.seed, epoch)).permutation(len(self.texts))
-            self._orders = {
-                **{number: order for number, order in self._orders.items() if number >= epoch - 1},
-                epoch: drawn,
-            }
-        return int(self._orders[epoch][row])
+        return int(self._plan(epoch)[row])
+
+    def _settings(self) -> dict[str, Any]:
+        return {"fingerprint": self._fingerprint, "seed": self.seed}
+
+    def _mismatch(self, name: str, theirs: Any, ours: Any) -> str:
+        what = "other texts or units" if name == "fingerprint" else f"seed {theirs}"
+        return (
+            f"the saved position is of {what} than {self.texts.name} with seed {self.seed}; resume with the "
+            "same data and settings, or start anew"
+        )
