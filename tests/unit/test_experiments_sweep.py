@@ -476,7 +476,9 @@ def test_the_sweeps_of_evidence_are_whole():
     fsdd = {
         trial.name: trial.config["model"] for trial in trials_of(ROOT / "egs" / "fsdd" / "conf" / "evidence.yaml")
     }
-    assert set(fsdd) == {"vq_ema", "vq_ema_64", "fast", "phonetic"}
+    # four letters say K in the names of one and fast is the smaller published start there
+    assert baselines - {"type4_64"} <= set(fsdd)
+    assert {"fast", "train", "phonetic"} <= set(fsdd)
     assert fsdd["phonetic"] == shipped
 
 
