@@ -13,6 +13,8 @@ is an error of the logits. Rows for which that could be felt get their products,
 logit, in float64; what follows is float32 again.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -38,30 +40,39 @@ class Problem:
     """Logits as ``scale ∘ (rows @ columnsᵀ + bias)``; latents and codes are centred on the mean code.
 
     Attributes:
-        z: (N, D) and ``codebook`` (K, D), centred.
-        rows: (N, E), z itself, or for a diagonal covariance ``[w∘z, w]``.
-        columns: (K, E), the codebook itself, or ``[b, -½ b²]``.
+        latents: (N, D), and ``centre`` (D,), the mean code, or zeros for ``vmf``.
+        codebook: (K, D), centred.
+        columns: (K, E), the codebook itself, or for a diagonal covariance ``[b, -½ b²]``.
         bias: (K,), ``-½ |b|²``, or 0.
-        scale: (N or 1, 1), the weight, or 1.
     """
 
     def __init__(self, z: Tensor, codebook: Tensor, weight: Tensor, kind: str):
         self.inputs = (z, codebook, weight)
-        self.kind, self.weight = kind, weight
+        self.kind, self.latents, self.weight = kind, z, weight
         self.diagonal = weight.shape[-1] > 1
         gaussian = kind == "gaussian"
-        self.z, self.codebook = z, codebook
-        if gaussian:
-            middle = functional.centre(codebook)
-            self.z, self.codebook = z - middle, codebook - middle
-        if self.diagonal:
-            self.rows = torch.cat((weight * self.z, weight.expand_as(z)), dim=-1)
-            self.bias, self.scale = codebook.new_zeros(len(codebook)), weight.new_ones(1, 1)
+        self.centre = functional.centre(codebook) if gaussian else codebook.new_zeros(codebook.shape[-1])
+        self.codebook = codebook - self.centre if gaussian else codebook
+        if gaussian and not self.diagonal:
+            self.bias = -0.5 * self.codebook.square().sum(dim=-1)
         else:
-            self.rows, self.scale = self.z, weight
-            self.bias = -0.5 * self.codebook.square().sum(dim=-1) if gaussian else codebook.new_zeros(len(codebook))
-
+            self.bias = codebook.new_zeros(len(codebook))
         self.columns = self.columns_at(self.codebook)
+
+    @functools.cached_property
+    def z(self) -> Tensor:
+        """(N, D), centred."""
+        return self.latents - self.centre if self.kind == "gaussian" else self.latents
+
+    @functools.cached_property
+    def rows(self) -> Tensor:
+        """(N, E), ``z`` itself, or for a diagonal covariance ``[w∘z, w]``."""
+        return torch.cat((self.weight * self.z, self.weight), dim=-1) if self.diagonal else self.z
+
+    @property
+    def scale(self) -> Tensor:
+        """(N or 1, 1), the weight, or 1."""
+        return self.weight.new_ones(1, 1) if self.diagonal else self.weight
 
     def columns_at(self, codes: Tensor) -> Tensor:
         """What ``columns`` would hold of the (centred) vectors ``codes`` (*, D)."""
@@ -69,8 +80,8 @@ class Problem:
 
     def needs_float64(self) -> Tensor:
         """(N,) bool: the rows whose float32 logits could be wrong by more than the posterior may feel."""
-        if self.z.dtype == torch.float64:
-            return torch.zeros(len(self.z), dtype=torch.bool, device=self.z.device)
+        if self.latents.dtype == torch.float64:
+            return torch.zeros(len(self.latents), dtype=torch.bool, device=self.latents.device)
         magnitude = self.rows.abs() @ self.columns.abs().amax(dim=0) + self.bias.abs().amax()
         return magnitude * self.scale[:, 0] > MAX_MAGNITUDE
 
@@ -90,20 +101,33 @@ class Problem:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of z, codebook and weight from those of the parts; ``grad_rows`` is of ``exact``, if any."""
         dtype, dim = self.z.dtype, self.z.shape[-1]
+        grad_codebook = self.codebook_gradient(grad_codebook, grad_columns, grad_bias)
         if self.diagonal:
-            grad_codebook = grad_codebook + grad_columns[:, :dim] - self.codebook * grad_columns[:, dim:]
             z = self.z if exact is None else exact.z
             grad_weight = torch.addcmul(grad_rows[:, dim:], grad_rows[:, :dim], z).to(dtype)
             return (grad_rows[:, :dim] * self.weight).to(dtype), grad_codebook, grad_weight
+        return grad_rows.to(dtype), grad_codebook, grad_scale.sum_to_size(self.weight.shape)
+
+    def codebook_gradient(self, grad_codebook: Tensor, grad_columns: Tensor, grad_bias: Tensor) -> Tensor:
+        """(K, D), from the gradients of the codebook, columns and bias; the first two may be one tensor."""
+        if self.diagonal:
+            grad_squares = grad_columns[:, self.codebook.shape[-1] :]
+            return grad_codebook + grad_columns[:, : self.codebook.shape[-1]] - self.codebook * grad_squares
         if grad_columns is not grad_codebook:
             grad_codebook = grad_codebook + grad_columns
-        if self.kind == "gaussian":
-            grad_codebook = grad_codebook - self.codebook * grad_bias[:, None]
-        return grad_rows.to(dtype), grad_codebook, grad_scale.sum_to_size(self.weight.shape)
+        return grad_codebook - self.codebook * grad_bias[:, None] if self.kind == "gaussian" else grad_codebook
 
 
 def forward(
-    z: Tensor, codebook: Tensor, weight: Tensor, seed: Tensor, mask: Tensor | None, temperature: float, kind: str
+    z: Tensor,
+    codebook: Tensor,
+    weight: Tensor,
+    seed: Tensor,
+    mask: Tensor | None,
+    temperature: float,
+    kind: str,
+    kept_log_posterior: Tensor,
+    kept_sample: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`."""
     problem, size = Problem(z, codebook, weight, kind), len(codebook)
@@ -129,8 +153,11 @@ def forward(
         noisy_top = noisy.amax(dim=-1)
         sample = noisy.sub_(noisy_top[:, None]).exp_()
         sample_total = sample.sum(dim=-1)
+        sample /= sample_total[:, None]
         torch.mm(sample, problem.codebook, out=quantized[block])
-        quantized[block] /= sample_total[:, None]
+        if block.stop <= len(kept_sample):
+            torch.sub(logits, log_total[:, None], out=kept_log_posterior[block])
+            kept_sample[block] = sample
         statistics[0, block] = top.double() + log_total
         # of the noisy logits less log p: small, whatever the logits are
         statistics[1, block] = noisy_top + sample_total.log() - log_total / temperature
@@ -149,6 +176,8 @@ def backward(
     quantized: Tensor,
     entropy: Tensor,
     statistics: Tensor,
+    kept_log_posterior: Tensor,
+    kept_sample: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`."""
     problem, size = Problem(z, codebook, weight, kind), len(codebook)
@@ -162,17 +191,20 @@ def backward(
     sample_normaliser = statistics[1].to(z.dtype)[:, None]
     for start in range(0, len(z), block_rows(size)):
         block = slice(start, min(start + block_rows(size), len(z)))
-        log_posterior = logits_of.less_normaliser(block, statistics[0, block])
-        noisy = torch.sub(log_posterior, drawn.log_exponential(block, z.dtype)).div_(temperature)
-        chosen = noisy.max(dim=-1, keepdim=True).indices
-        sample = noisy.sub_(sample_normaliser[block]).exp_()
+        if block.stop <= len(kept_sample):
+            log_posterior, sample = kept_log_posterior[block], kept_sample[block]
+        else:
+            log_posterior = logits_of.less_normaliser(block, statistics[0, block])
+            sample = torch.sub(log_posterior, drawn.log_exponential(block, z.dtype)).div_(temperature)
+            sample = sample.sub_(sample_normaliser[block]).exp_()
+        chosen = sample.max(dim=-1, keepdim=True).indices
         grad_codebook.addmm_(sample.T, grad_quantized[block])
         grad_logits = grad_quantized[block] @ problem.codebook.T
         # less the gradient of the chosen code: of a sample all but one-hot, what is left is small and has its digits
         grad_logits -= grad_logits.gather(1, chosen)
         grad_logits -= torch.linalg.vecdot(sample, grad_logits)[:, None]
         grad_logits.mul_(sample).div_(temperature)
-        information = torch.add(log_posterior, entropy[block, None], out=sample).mul_(log_posterior.exp())
+        information = (log_posterior + entropy[block, None]).mul_(log_posterior.exp())
         grad_logits.addcmul_(information, grad_entropy[block, None], value=-1.0)
         # the gradients of one row's logits sum to zero, so any offset of the logits will do
         grad_scale[block, 0] = torch.linalg.vecdot(grad_logits, log_posterior)

@@ -2,16 +2,20 @@
 
 A backend is a module with two functions on plain tensors, no autograd inside, and one question::
 
-    forward(z, codebook, weight, seed, mask, temperature, kind)
+    forward(z, codebook, weight, seed, mask, temperature, kind, log_posterior, sample)
         -> quantized (N, D), entropy (N,), indices (N,) int64, posterior_sum (K,), statistics (2, N) float64
     backward(grad_quantized, grad_entropy, z, codebook, weight, seed, temperature, kind,
-             quantized, entropy, statistics)
+             quantized, entropy, statistics, log_posterior, sample)
         -> grad_z, grad_codebook, grad_weight, in the shapes of z, codebook and weight
     unavailable(device) -> why it cannot run there, or None
 
 For ``gaussian``, ``quantized`` is less the mean code, a common offset that would cost digits. ``statistics`` is
-whatever a row needs in the backward pass, commonly the log-normalisers of the posterior and of the relaxed sample;
-nothing of size N x K is kept, and the noise is drawn again from the seed (:mod:`.noise`).
+whatever a row needs in the backward pass, commonly the log-normalisers of the posterior and of the relaxed sample.
+
+``log_posterior`` and ``sample``, (R, K), are for the forward pass to fill: with the log-posterior and the relaxed sample
+of the first R rows. For the others the backward pass computes them again, with the noise drawn again from the seed
+(:mod:`.noise`). R is as large as the budget for activations allows, so small problems are fast and memory stays bounded for any N and K. The
+Triton kernels keep nothing: they compute faster than a GPU's memory is read.
 """
 
 import importlib
@@ -33,6 +37,9 @@ BACKENDS = {
     "triton": "sqvae_speech.quantization.kernels",
 }
 KINDS = ("gaussian", "vmf")
+# bytes that one call may keep for its backward pass beyond vectors and statistics of its rows
+ACTIVATION_MEMORY = 128 << 20
+ACTIVATION_MEMORY_VARIABLE = "SQVAE_SPEECH_QUANTIZER_ACTIVATION_MEMORY"
 
 
 class FusedOutput(NamedTuple):
@@ -65,6 +72,7 @@ def stochastic_quantize(
     seed: Tensor | None = None,
     mask: Tensor | None = None,
     backend: str | None = None,
+    activation_memory: int | None = None,
 ) -> FusedOutput:
     """Posterior, its entropy and a relaxed sample of it, differentiable in ``z``, ``codebook`` and ``weight``.
 
@@ -78,9 +86,12 @@ def stochastic_quantize(
         seed: (1,) int64 on the device of z, of the noise; drawn from the default generator when None.
         mask: (N,) bool, True = real; only ``posterior_sum`` depends on it.
         backend: one of :data:`BACKENDS`, or None for what the environment variable asks for, else the fastest.
+        activation_memory: bytes of posteriors and samples that may be kept for the backward pass, which computes
+            again what does not fit; 0 keeps nothing. None for what :data:`ACTIVATION_MEMORY_VARIABLE` says, else
+            :data:`ACTIVATION_MEMORY`. For the backends ``native`` and ``torch`` on a CPU.
 
     Raises:
-        ValueError: an unknown kind or backend, or a backend that cannot run here.
+        ValueError: an unknown kind or backend, a backend that cannot run here, or a budget that is no number of bytes.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -91,13 +102,34 @@ def stochastic_quantize(
     # A graph is compiled anew for another number, and this one changes with every step. As a factor of a tensor (and
     # not as what torch.full fills in) it becomes an input of the graph.
     temperature_ = torch.ones(1, dtype=torch.float64) * temperature
-    centred, *rest = _operator(z, codebook, weight, seed, mask, temperature_, kind, backend)[:5]
+    budget = requested_activation_memory(activation_memory)
+    differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (z, codebook, weight))
+    kept_rows = 0
+    if differentiable and z.device.type == "cpu" and backend != "triton":
+        kept_rows = min(len(z), budget // (2 * len(codebook) * z.dtype.itemsize))
+    centred, *rest = _operator(z, codebook, weight, seed, mask, temperature_, kind, backend, kept_rows)[:5]
     return FusedOutput(_uncentred(centred, codebook, kind), centred, *rest)
 
 
 def requested_backend(name: str | None = None) -> str | None:
     """The backend that ``name``, or else the environment variable, asks for; None for the fastest."""
     return check_backend(name) or check_backend(os.environ.get(ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE)
+
+
+def requested_activation_memory(budget: int | None = None) -> int:
+    """``budget`` in bytes, or else that of the environment variable, or else :data:`ACTIVATION_MEMORY`.
+
+    Raises:
+        ValueError: it is not a number of bytes.
+    """
+    if budget is None:
+        text = os.environ.get(ACTIVATION_MEMORY_VARIABLE) or str(ACTIVATION_MEMORY)
+        if not text.isdecimal():
+            raise ValueError(f"{ACTIVATION_MEMORY_VARIABLE} must be a number of bytes, 0 or more, got {text!r}")
+        return int(text)
+    if budget < 0:
+        raise ValueError(f"activation_memory must be a number of bytes, 0 or more, got {budget}")
+    return budget
 
 
 def choose_backend(device: torch.device, name: str | None = None) -> str:
@@ -186,21 +218,24 @@ def _operator(
     temperature: Tensor,
     kind: str,
     backend: str | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    kept_rows: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     # chosen in here, not by the caller: a compiled graph cannot look for compilers
     module = _module(choose_backend(z.device, backend))
-    quantized, *rest, statistics = module.forward(z, codebook, weight, seed, mask, float(temperature), kind)
+    kept = (z.new_empty(kept_rows, len(codebook)), z.new_empty(kept_rows, len(codebook)))
+    quantized, *rest, statistics = module.forward(z, codebook, weight, seed, mask, float(temperature), kind, *kept)
     if kind == "gaussian":
         z = z - functional.centre(codebook)
     divergence = functional.DIVERGENCES[kind](z, quantized, weight)
-    return quantized, divergence, *rest, statistics.double()
+    return quantized, divergence, *rest, statistics.double(), *kept
 
 
 @_operator.register_fake
-def _(z, codebook, weight, seed, mask, temperature, kind, backend):
+def _(z, codebook, weight, seed, mask, temperature, kind, backend, kept_rows):
     rows, statistics = z.new_empty(z.shape[0]), z.new_empty(2, z.shape[0], dtype=torch.float64)
     indices, posterior_sum = torch.empty_like(rows, dtype=torch.int64), z.new_empty(codebook.shape[0])
-    return torch.empty_like(z), rows, torch.empty_like(rows), indices, posterior_sum, statistics
+    kept = (z.new_empty(kept_rows, codebook.shape[0]), z.new_empty(kept_rows, codebook.shape[0]))
+    return torch.empty_like(z), rows, torch.empty_like(rows), indices, posterior_sum, statistics, *kept
 
 
 @torch.library.custom_op("sqvae_speech::stochastic_quantize_backward", mutates_args=())
@@ -218,6 +253,8 @@ def _backward_operator(
     quantized: Tensor,
     entropy: Tensor,
     statistics: Tensor,
+    log_posterior: Tensor,
+    sample: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     scaled = weight * grad_divergence[:, None]
     if kind == "gaussian":
@@ -230,7 +267,7 @@ def _backward_operator(
     if weight.shape[-1] == 1:
         direct_weight = direct_weight.sum(dim=-1, keepdim=True)
     direct_weight *= grad_divergence[:, None]
-    outputs = (quantized, entropy, statistics)
+    outputs = (quantized, entropy, statistics, log_posterior, sample)
     module = _module(choose_backend(z.device, backend))
     grad_z, grad_codebook, grad_weight = module.backward(
         grad_quantized - to_quantized, grad_entropy, z, codebook, weight, seed, float(temperature), kind, *outputs
@@ -244,17 +281,17 @@ def _(grad_quantized, grad_divergence, grad_entropy, z, codebook, weight, *_):
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
-    z, codebook, weight, seed, _, temperature, ctx.kind, ctx.backend = inputs
-    quantized, _, entropy, indices, posterior_sum, statistics = output
-    ctx.mark_non_differentiable(indices, posterior_sum, statistics)
-    ctx.save_for_backward(z, codebook, weight, seed, temperature, quantized, entropy, statistics)
+    z, codebook, weight, seed, _, temperature, ctx.kind, ctx.backend, _ = inputs
+    quantized, _, entropy, indices, posterior_sum, statistics, *kept = output
+    ctx.mark_non_differentiable(indices, posterior_sum, statistics, *kept)
+    ctx.save_for_backward(z, codebook, weight, seed, temperature, quantized, entropy, statistics, *kept)
 
 
 def _differentiate(ctx, grad_quantized, grad_divergence, grad_entropy, *_):
-    z, codebook, weight, seed, temperature, quantized, entropy, statistics = ctx.saved_tensors
+    z, codebook, weight, seed, temperature, *outputs = ctx.saved_tensors
     options = (seed, temperature, ctx.kind, ctx.backend)
     grads = (grad.contiguous() for grad in (grad_quantized, grad_divergence, grad_entropy))
-    return *_backward_operator(*grads, z, codebook, weight, *options, quantized, entropy, statistics), *(None,) * 5
+    return *_backward_operator(*grads, z, codebook, weight, *options, *outputs), *(None,) * 6
 
 
 _operator.register_autograd(_differentiate, setup_context=_save_for_backward)

@@ -6,23 +6,25 @@
 
 // Field for field the ctypes structure of native.py. Arrays are contiguous, row by row.
 struct Problem {
-    int64_t num_rows, size, dim, width;  // N, K, D, E: logits are scale * (rows (N, E) @ columns (K, E)^T + bias)
-    int64_t block, threads, scale_stride;
+    // N, K, D, E: logits are scale * (rows (N, E) @ columns (K, E)^T + bias), and `rows` are made here, block by block
+    int64_t num_rows, size, dim, width;
+    int64_t block, threads, weight_stride, kept_rows;
     uint64_t seed;
-    float inverse_temperature;
-    const float *rows, *columns, *bias, *scale, *codebook;
-    // for the rows that need float64, or null: what the logits are made from, and what `columns` would hold of the
-    // mixtures, (N, E); `precise` (N,) says which rows those are, their whole block follows
-    const double *rows64, *columns64, *bias64, *mixtures64;
-    const uint8_t* precise;
+    float inverse_temperature, max_magnitude;
+    const float *z, *centre, *weight, *columns, *bias, *codebook;
+    // (E,) and (1,): the largest magnitudes of `columns` and of `bias`, over the codes
+    const float *column_peaks, *bias_peak;
+    uint8_t* precise;  // (N,) the rows that need float64: their whole block follows
+    // for those, or null if there are none
+    const double *centre64, *columns64, *bias64;
     const uint8_t* mask;  // (N,) or null
     float *quantized, *entropy;
     int64_t *indices;
     double *statistics;  // (2, N) log-normalisers of the posterior and of the sample
     float *posterior_sum;
+    float *kept_log_posterior, *kept_sample;  // (kept_rows, K), of the first rows
     const float *grad_quantized, *grad_entropy;
-    float *grad_rows, *grad_scale, *grad_codebook, *grad_columns, *grad_bias;
-    double* grad_rows64;  // (N, E), in place of grad_rows where there is float64
+    float *grad_z, *grad_weight, *grad_codebook, *grad_columns, *grad_bias;
     Sgemm sgemm;
     Dgemm dgemm;
 };
@@ -90,6 +92,18 @@ float exponentiate(int32_t size, float offset, float* x) {
     return total;
 }
 
+// the first k for which x_k reaches `bound`, the last one if none does
+int32_t first_reaching(int32_t size, float bound, const float* x) {
+    const int32_t chunk = 64;  // without a way out of the loop over it, the compiler makes vectors of it
+    int32_t k = 0;
+    for (int32_t found = 0; k + chunk <= size; k += chunk) {
+        for (int32_t i = k; i < k + chunk; i++) found += x[i] >= bound;
+        if (found) break;
+    }
+    while (k < size - 1 && x[k] < bound) k++;
+    return k < size ? k : size - 1;
+}
+
 // Row-major products; the BLAS is column-major, hence the order of the arguments.
 // c (n, m) = a (n, k) b (m, k)^T
 void times_transposed(const Problem& p, int n, int m, int k, const float* a, const float* b, float* c) {
@@ -140,65 +154,114 @@ double shifted(int64_t size, T* products, const T* bias, float scale, const doub
     return offset;
 }
 
+bool diagonal(const Problem& p) { return p.width > p.dim; }
+
+// z - centre, or for a diagonal covariance [w (z - centre), w]: what `columns` are multiplied with
+template <typename T>
+void make_row(const Problem& p, int64_t row, const T* centre, T* out) {
+    const float *z = p.z + row * p.dim, *weight = p.weight + row * p.weight_stride;
+    for (int64_t d = 0; d < p.dim; d++) out[d] = z[d] - centre[d];
+    for (int64_t d = 0; d < p.dim && diagonal(p); d++) {
+        out[d] *= weight[d];
+        out[p.dim + d] = weight[d];
+    }
+}
+
+// grad_z and, for a diagonal covariance, grad_weight from the gradient of what make_row made
+template <typename T>
+void split_gradient(const Problem& p, int64_t row, const T* centre, const T* grad) {
+    const float *z = p.z + row * p.dim, *weight = p.weight + row * p.weight_stride;
+    float *grad_z = p.grad_z + row * p.dim, *grad_weight = p.grad_weight + row * p.weight_stride;
+    if (!diagonal(p)) {
+        for (int64_t d = 0; d < p.dim; d++) grad_z[d] = (float)grad[d];
+        return;
+    }
+    for (int64_t d = 0; d < p.dim; d++) {
+        grad_z[d] = (float)(grad[d] * weight[d]);
+        grad_weight[d] = (float)(grad[p.dim + d] + grad[d] * (z[d] - centre[d]));
+    }
+}
+
+// A block of rows, and the memory that a thread works in.
 struct Block {
     const Problem& p;
-    float* logits;
-    double* products64;
-    bool precise;
+    int64_t start;
+    int n;
+    bool precise, kept;
+    float *log_posterior, *sample, *grads;  // (n, K), the first two in what is kept if the block is
+    float *rows, *grad_rows;                // (n, E)
 
-    // `extra`: floats for every row of the block, and for one more, that the caller wants behind the logits
-    Block(const Problem& problem, int64_t extra) : p(problem), products64(0), precise(false) {
-        logits = (float*)malloc(sizeof(float) * (p.block * (p.size + extra) + extra));
-        if (p.rows64) products64 = (double*)malloc(sizeof(double) * p.block * p.size);
+    explicit Block(const Problem& problem) : p(problem), cells(p.block * p.size), edges(p.block * p.width) {
+        memory = (float*)malloc(sizeof(float) * ((p.kept_rows < p.num_rows ? 3 : 1) * cells + 2 * edges));
+        memory64 = p.columns64 ? (double*)malloc(sizeof(double) * (cells + 2 * edges)) : 0;
+        grads = memory + 2 * edges;
+        rows = memory;
+        grad_rows = memory + edges;
     }
-    ~Block() { free(logits); free(products64); }
+    ~Block() { free(memory); free(memory64); }
+    Block(const Block&) = delete;
 
-    float scale(int64_t row) const { return p.scale[row * p.scale_stride]; }
-
-    // whether the block has rows that need float64; to be asked before anything else
-    bool begin(int64_t start, int n) {
+    void move(int64_t number) {
+        start = number * p.block;
+        n = (int)(start + p.block < p.num_rows ? p.block : p.num_rows - start);
         precise = false;
-        for (int i = 0; i < n && p.rows64; i++) precise = precise || p.precise[start + i];
-        return precise;
+        for (int i = 0; i < n && p.columns64; i++) precise = precise || p.precise[start + i];
+        kept = start + n <= p.kept_rows;
+        log_posterior = kept ? p.kept_log_posterior + start * p.size : grads + cells;
+        sample = kept ? p.kept_sample + start * p.size : grads + 2 * cells;
+        for (int i = 0; i < n; i++) make_row(p, start + i, p.centre, rows + i * p.width);
     }
-    void multiply(int64_t start, int n) {
-        const int64_t first = start * p.width;
-        if (precise) times_transposed(p, n, (int)p.size, (int)p.width, p.rows64 + first, p.columns64, products64);
-        else times_transposed(p, n, (int)p.size, (int)p.width, p.rows + first, p.columns, logits);
+    float scale(int i) const { return diagonal(p) ? 1 : p.weight[(start + i) * p.weight_stride]; }
+
+    // the products, from which `shift` makes logits
+    void multiply() {
+        if (!precise) return times_transposed(p, n, (int)p.size, (int)p.width, rows, p.columns, log_posterior);
+        for (int i = 0; i < n; i++) make_row(p, start + i, p.centre64, rows64() + i * p.width);
+        times_transposed(p, n, (int)p.size, (int)p.width, rows64(), p.columns64, memory64);
     }
-    // makes row i of `logits` logits less an offset, and returns the offset
-    double shift(int64_t start, int i, const double* given) {
-        float* out = logits + i * p.size;
-        if (!precise) return shifted(p.size, out, p.bias, scale(start + i), given, out);
-        return shifted(p.size, products64 + i * p.size, p.bias64, scale(start + i), given, out);
+    // makes row i of `log_posterior` logits less an offset, and returns the offset
+    double shift(int i, const double* given) {
+        float* out = log_posterior + i * p.size;
+        if (!precise) return shifted(p.size, out, p.bias, scale(i), given, out);
+        return shifted(p.size, memory64 + i * p.size, p.bias64, scale(i), given, out);
     }
-    // grad_rows = logits @ columns, `logits` being the gradient of the products now
-    void differentiate(int64_t start, int n) {
+    // the gradients of z and weight, `grads` being that of the products
+    void differentiate() {
         const int width = (int)p.width, size = (int)p.size;
-        const int64_t first = start * width;
         if (!precise) {
-            times(p, n, width, size, logits, p.columns, p.grad_rows + first);
-            for (int64_t i = first; p.grad_rows64 && i < first + n * width; i++) p.grad_rows64[i] = p.grad_rows[i];
+            times(p, n, width, size, grads, p.columns, grad_rows);
+            for (int i = 0; i < n; i++) split_gradient(p, start + i, p.centre, grad_rows + i * width);
             return;
         }
-        for (int64_t i = 0; i < (int64_t)n * size; i++) products64[i] = logits[i];
-        times(p, n, width, size, products64, p.columns64, p.grad_rows64 + first);
-        // A row of `logits` sums to zero but for its rounding. Codes that compete are near each other and to their
-        // mixture, so that rounding is felt unless it is taken at the mixture.
+        double *products = memory64, *grad_rows64 = rows64() + edges;
+        for (int64_t i = 0; i < (int64_t)n * size; i++) products[i] = grads[i];
+        times(p, n, width, size, products, p.columns64, grad_rows64);
         for (int i = 0; i < n; i++) {
+            double* grad = grad_rows64 + i * width;
+            // A row of `grads` sums to zero but for its rounding. Codes that compete are near each other and to their
+            // mixture, so that rounding is felt unless it is taken at the mixture.
             double rest = 0;
-            for (int k = 0; k < size; k++) rest += products64[(int64_t)i * size + k];
-            for (int64_t e = first + i * width; e < first + (i + 1) * width; e++)
-                p.grad_rows64[e] -= rest * p.mixtures64[e];
+            for (int k = 0; k < size; k++) rest += products[(int64_t)i * size + k];
+            const float* mixture = p.quantized + (start + i) * p.dim;
+            for (int64_t d = 0; d < p.dim; d++) {
+                grad[d] -= rest * mixture[d];
+                if (diagonal(p)) grad[p.dim + d] += rest * 0.5 * mixture[d] * mixture[d];
+            }
+            split_gradient(p, start + i, p.centre64, grad);
         }
     }
+
+   private:
+    const int64_t cells, edges;
+    float* memory;
+    double* memory64;  // (n, K) products, and behind them (n, E) rows and their gradient
+    double* rows64() { return memory64 + cells; }
 };
 
-// `logits`, the largest of them 0, become the posterior times its normaliser; returns the normaliser of `sample` likewise
-float forward_row(const Problem& p, int64_t row, double offset, float* logits, float* sample, float* posterior_sum) {
-    const int32_t size = (int32_t)p.size;
-    int32_t best = 0;
-    while (best < size - 1 && logits[best] < 0) best++;
+// `logits`, the largest of them 0, become the log-posterior; `sample` is drawn
+void forward_row(const Problem& p, int64_t row, double offset, float* logits, float* sample, float* posterior,
+                 float* posterior_sum) {
+    const int32_t size = (int32_t)p.size, best = first_reaching(size, 0, logits);
     draw(Keys(p.seed, row), size, sample);
     const float top = add_noise(size, logits, p.inverse_temperature, 0, sample);
     const float sample_total = exponentiate(size, top, sample);
@@ -206,75 +269,94 @@ float forward_row(const Problem& p, int64_t row, double offset, float* logits, f
     float others = 0, weighted = 0;
     logits[best] = -100;
     for (int32_t k = 0; k < size; k++) {
-        const float e = exp_negative(logits[k]);
-        others += e;
-        weighted += e * logits[k];
-        logits[k] = e;
+        posterior[k] = exp_negative(logits[k]);
+        others += posterior[k];
+        weighted += posterior[k] * logits[k];
     }
-    logits[best] = 1;
-    const float total = 1 + others;
-    const float share = !p.mask || p.mask[row] ? 1 / total : 0;
-    for (int32_t k = 0; k < size; k++) posterior_sum[k] += share * logits[k];
+    logits[best] = 0;
+    posterior[best] = 1;
     const double log_total = __builtin_log1p((double)others);
+    const float total = 1 + others, share = !p.mask || p.mask[row] ? 1 / total : 0;
+    const float normaliser = (float)log_total, sample_share = 1 / sample_total;
+    for (int32_t k = 0; k < size; k++) {
+        posterior_sum[k] += share * posterior[k];
+        logits[k] -= normaliser;
+        sample[k] *= sample_share;
+    }
     p.indices[row] = best;  // the first of equals
     p.entropy[row] = (float)(log_total - weighted / total);
     p.statistics[row] = offset + log_total;
     // of the noisy logits less log p: small, whatever the logits are
     p.statistics[p.num_rows + row] = (double)top + log_positive(sample_total) - log_total * p.inverse_temperature;
-    return sample_total;
 }
 
-// `logits`, here log p, become the gradient of the products, and `grads`, that of the sample, the sample itself
-void backward_row(const Problem& p, int64_t row, float scale, float* logits, float* grads, float* sample,
-                  float* grad_bias) {
+// `sample` as in the forward pass, from the log-posterior
+void sample_again(const Problem& p, int64_t row, const float* log_posterior, float* sample) {
     const int32_t size = (int32_t)p.size;
-    const float entropy = p.entropy[row], grad_entropy = p.grad_entropy[row], it = p.inverse_temperature;
     draw(Keys(p.seed, row), size, sample);
-    const float top = add_noise(size, logits, it, (float)p.statistics[p.num_rows + row], sample);
-    int32_t chosen = 0;
-    while (chosen < size - 1 && sample[chosen] < top) chosen++;
+    add_noise(size, log_posterior, p.inverse_temperature, (float)p.statistics[p.num_rows + row], sample);
     exponentiate(size, 0, sample);
+}
+
+// `grads`, that of the sample, become the gradient of the products; returns the gradient of their scale
+float backward_row(const Problem& p, int64_t row, float scale, const float* log_posterior, const float* sample,
+                   float* grads, float* grad_bias) {
+    const int32_t size = (int32_t)p.size;
+    const float entropy = p.entropy[row], grad_entropy = p.grad_entropy[row];
+    float largest = 0;
+    for (int32_t k = 0; k < size; k++) largest = sample[k] > largest ? sample[k] : largest;
     // gradients less that of the chosen code: of a sample all but one-hot, what is left is small and has its digits
-    const float reference = grads[chosen];
+    const float reference = grads[first_reaching(size, largest, sample)];
     float inner = 0, grad_scale = 0;
     for (int32_t k = 0; k < size; k++) inner += sample[k] * (grads[k] - reference);
     for (int32_t k = 0; k < size; k++) {
-        const float information = exp_negative(logits[k]) * (logits[k] + entropy);
-        const float grad = sample[k] * ((grads[k] - reference) - inner) * it - grad_entropy * information;
-        grad_scale += grad * logits[k];
-        grads[k] = sample[k];
-        logits[k] = grad * scale;
+        const float information = exp_negative(log_posterior[k]) * (log_posterior[k] + entropy);
+        const float grad =
+            sample[k] * ((grads[k] - reference) - inner) * p.inverse_temperature - grad_entropy * information;
+        grad_scale += grad * log_posterior[k];
+        grads[k] = grad * scale;
         grad_bias[k] += grad * scale;
     }
-    p.grad_scale[row] = grad_scale / scale;
+    return grad_scale;
 }
 
 }  // namespace
 
+// Marks the rows whose float32 logits could be wrong by more than the posterior may feel.
+extern "C" void stochastic_precise(const Problem* problem) {
+    const Problem& p = *problem;
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+    for (int64_t row = 0; row < p.num_rows; row++) {
+        const float *z = p.z + row * p.dim, *weight = p.weight + row * p.weight_stride;
+        float magnitude = 0;
+        if (diagonal(p)) {
+            for (int64_t d = 0; d < p.dim; d++)
+                magnitude += weight[d] * (__builtin_fabsf(z[d] - p.centre[d]) * p.column_peaks[d] + p.column_peaks[p.dim + d]);
+        } else {
+            for (int64_t d = 0; d < p.dim; d++) magnitude += __builtin_fabsf(z[d] - p.centre[d]) * p.column_peaks[d];
+            magnitude = (magnitude + *p.bias_peak) * *weight;
+        }
+        p.precise[row] = magnitude > p.max_magnitude;
+    }
+}
+
 extern "C" void stochastic_forward(const Problem* problem) {
     const Problem& p = *problem;
-    float* sums = (float*)calloc(p.threads * p.size, sizeof(float));
     const int64_t blocks = (p.num_rows + p.block - 1) / p.block;
+    float* sums = (float*)calloc(p.threads * p.size, sizeof(float));
 #pragma omp parallel for num_threads(p.threads) schedule(static)
     for (int64_t thread = 0; thread < p.threads; thread++) {
-        Block block(p, 0);
-        float *sample = (float*)malloc(sizeof(float) * p.block * (p.size + 1)), *totals = sample + p.block * p.size;
+        Block block(p);
         for (int64_t b = thread; b < blocks; b += p.threads) {
-            const int64_t start = b * p.block;
-            const int n = (int)(start + p.block < p.num_rows ? p.block : p.num_rows - start);
-            block.begin(start, n);
-            block.multiply(start, n);
-            for (int i = 0; i < n; i++) {
-                const double offset = block.shift(start, i, 0);
-                totals[i] = forward_row(p, start + i, offset, block.logits + i * p.size, sample + i * p.size,
-                                        sums + thread * p.size);
+            block.move(b);
+            block.multiply();
+            for (int i = 0; i < block.n; i++) {
+                const double offset = block.shift(i, 0);
+                forward_row(p, block.start + i, offset, block.log_posterior + i * p.size, block.sample + i * p.size,
+                            block.grads, sums + thread * p.size);
             }
-            float* quantized = p.quantized + start * p.dim;
-            times(p, n, (int)p.dim, (int)p.size, sample, p.codebook, quantized);
-            for (int i = 0; i < n; i++)
-                for (int64_t d = 0; d < p.dim; d++) quantized[i * p.dim + d] /= totals[i];
+            times(p, block.n, (int)p.dim, (int)p.size, block.sample, p.codebook, p.quantized + block.start * p.dim);
         }
-        free(sample);
     }
     for (int64_t thread = 0; thread < p.threads; thread++)
         for (int64_t k = 0; k < p.size; k++) p.posterior_sum[k] += sums[thread * p.size + k];
@@ -290,43 +372,32 @@ extern "C" void stochastic_backward(const Problem* problem) {
     const bool shared = p.columns == p.codebook;
     const int64_t own = p.size * (dim + (shared ? 0 : width) + 1);
     float* sums = (float*)calloc(p.threads * own, sizeof(float));
-    // Where latents and gradients are multiplied with the same codes, theirs is one product: half the work of a small
-    // one is the packing of what they would share.
 #pragma omp parallel for num_threads(p.threads) schedule(static)
     for (int64_t thread = 0; thread < p.threads; thread++) {
-        Block block(p, p.size);
-        float *sample = block.logits + 2 * p.block * p.size, *stacked = (float*)malloc(sizeof(float) * 2 * p.block * dim);
+        Block block(p);
         float *grad_codebook = sums + thread * own, *bias = grad_codebook + p.size * dim;
         float* grad_columns = shared ? grad_codebook : bias + p.size;
         for (int64_t b = thread; b < blocks; b += p.threads) {
-            const int64_t start = b * p.block;
-            const int n = (int)(start + p.block < p.num_rows ? p.block : p.num_rows - start);
-            const float *rows = p.rows + start * width, *outer = p.grad_quantized + start * dim;
-            float* grads = block.logits + (int64_t)n * p.size;
-            if (shared) {
-                memcpy(stacked, rows, sizeof(float) * n * dim);
-                memcpy(stacked + n * dim, outer, sizeof(float) * n * dim);
-            }
-            if (!block.begin(start, n) && shared) {
-                times_transposed(p, 2 * n, size, dim, stacked, p.codebook, block.logits);
-            } else {
-                block.multiply(start, n);
-                times_transposed(p, n, size, dim, outer, p.codebook, grads);
-            }
+            block.move(b);
+            if (!block.kept) block.multiply();
+            const int n = block.n;
+            const float* outer = p.grad_quantized + block.start * dim;
+            times_transposed(p, n, size, dim, outer, p.codebook, block.grads);
             for (int i = 0; i < n; i++) {
-                block.shift(start, i, p.statistics + start + i);
-                backward_row(p, start + i, block.scale(start + i), block.logits + i * p.size, grads + i * p.size,
-                             sample, bias);
+                const int64_t row = block.start + i;
+                float *log_posterior = block.log_posterior + i * p.size, *sample = block.sample + i * p.size;
+                if (!block.kept) {
+                    block.shift(i, p.statistics + row);
+                    sample_again(p, row, log_posterior, sample);
+                }
+                const float grad_scale = backward_row(p, row, block.scale(i), log_posterior, sample,
+                                                      block.grads + i * p.size, bias);
+                if (!diagonal(p)) p.grad_weight[row] = grad_scale / block.scale(i);
             }
-            if (shared) {
-                add_transposed_times(p, dim, size, 2 * n, stacked, block.logits, grad_codebook);
-            } else {
-                add_transposed_times(p, dim, size, n, outer, grads, grad_codebook);
-                add_transposed_times(p, width, size, n, rows, block.logits, grad_columns);
-            }
-            block.differentiate(start, n);
+            add_transposed_times(p, dim, size, n, outer, block.sample, grad_codebook);
+            add_transposed_times(p, width, size, n, block.rows, block.grads, grad_columns);
+            block.differentiate();
         }
-        free(stacked);
     }
     // in the order of the threads, so that a run can be repeated to the last bit
     for (int64_t thread = 0; thread < p.threads; thread++) {

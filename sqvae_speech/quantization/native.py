@@ -15,11 +15,12 @@ from sqvae_speech.quantization.blocks import Problem
 from sqvae_speech.quantization.compiler import blas, library
 
 SOURCE = Path(__file__).with_name("native.cpp")
-_INTEGERS = ("num_rows", "size", "dim", "width", "block", "threads", "scale_stride")
+_INTEGERS = ("num_rows", "size", "dim", "width", "block", "threads", "weight_stride", "kept_rows")
 _POINTERS = (
-    *("rows", "columns", "bias", "scale", "codebook", "rows64", "columns64", "bias64", "mixtures64", "precise"),
-    *("mask", "quantized", "entropy", "indices", "statistics", "posterior_sum", "grad_quantized", "grad_entropy"),
-    *("grad_rows", "grad_scale", "grad_codebook", "grad_columns", "grad_bias", "grad_rows64", "sgemm", "dgemm"),
+    *("z", "centre", "weight", "columns", "bias", "codebook", "column_peaks", "bias_peak", "precise"),
+    *("centre64", "columns64", "bias64", "mask", "quantized", "entropy", "indices", "statistics", "posterior_sum"),
+    *("kept_log_posterior", "kept_sample", "grad_quantized", "grad_entropy", "grad_z", "grad_weight"),
+    *("grad_codebook", "grad_columns", "grad_bias", "sgemm", "dgemm"),
 )
 
 
@@ -30,6 +31,7 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_int64) for name in _INTEGERS),
         ("seed", ctypes.c_uint64),
         ("inverse_temperature", ctypes.c_float),
+        ("max_magnitude", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in _POINTERS),
     )
 
@@ -48,23 +50,31 @@ def block_rows(codebook_size: int) -> int:
 
 
 def forward(
-    z: Tensor, codebook: Tensor, weight: Tensor, seed: Tensor, mask: Tensor | None, temperature: float, kind: str
+    z: Tensor,
+    codebook: Tensor,
+    weight: Tensor,
+    seed: Tensor,
+    mask: Tensor | None,
+    temperature: float,
+    kind: str,
+    kept_log_posterior: Tensor,
+    kept_sample: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`."""
+    kept = (kept_log_posterior, kept_sample)
     if z.dtype != torch.float32:
-        return blocks.forward(z, codebook, weight, seed, mask, temperature, kind)
-    problem = Problem(z, codebook, weight, kind)
-    quantized, entropy = torch.empty_like(problem.z), z.new_empty(len(z))
+        return blocks.forward(z, codebook, weight, seed, mask, temperature, kind, *kept)
+    entropy = z.new_empty(len(z))
     outputs = {
-        "quantized": quantized,
+        "quantized": torch.empty_like(z, memory_format=torch.contiguous_format),
         "entropy": entropy,
         "indices": entropy.new_empty(len(z), dtype=torch.int64),
-        "statistics": entropy.new_empty(2, len(z), dtype=torch.float64),
         "posterior_sum": z.new_zeros(len(codebook)),
+        "statistics": entropy.new_empty(2, len(z), dtype=torch.float64),
     }
-    _, inputs64 = _float64(problem)
-    _call("stochastic_forward", problem, seed, temperature, mask=mask, **outputs, **inputs64)
-    return quantized, entropy, outputs["indices"], outputs["posterior_sum"], outputs["statistics"]
+    call = _Call(Problem(z, codebook, weight, kind), seed, temperature, kept)
+    call("stochastic_forward", mask=mask, **outputs)
+    return tuple(outputs.values())
 
 
 def backward(
@@ -79,74 +89,80 @@ def backward(
     quantized: Tensor,
     entropy: Tensor,
     statistics: Tensor,
+    kept_log_posterior: Tensor,
+    kept_sample: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`."""
-    inputs = (z, codebook, weight, seed, temperature, kind, quantized, entropy, statistics)
+    kept = (kept_log_posterior, kept_sample)
     if z.dtype != torch.float32:
+        inputs = (z, codebook, weight, seed, temperature, kind, quantized, entropy, statistics, *kept)
         return blocks.backward(grad_quantized, grad_entropy, *inputs)
     problem = Problem(z, codebook, weight, kind)
-    grads = {
-        "grad_rows": torch.empty_like(problem.rows),
-        "grad_scale": z.new_empty(len(z), 1),
-        "grad_codebook": z.new_zeros(codebook.shape),
-        "grad_bias": z.new_zeros(len(codebook)),
-    }
-    grads["grad_columns"] = torch.zeros_like(problem.columns) if problem.diagonal else grads["grad_codebook"]
-    exact, inputs64 = _float64(problem)
-    if exact is not None:
-        inputs64["mixtures64"] = exact.columns_at(quantized.double())
-        inputs64["grad_rows64"] = torch.empty_like(exact.rows)
-    _call(
+    grad_codebook, grad_bias = z.new_zeros(codebook.shape), z.new_zeros(len(codebook))
+    grad_columns = torch.zeros_like(problem.columns) if problem.diagonal else grad_codebook
+    grad_z = torch.empty_like(z, memory_format=torch.contiguous_format)
+    grad_weight = z.new_empty(len(z), weight.shape[-1])
+    _Call(problem, seed, temperature, kept)(
         "stochastic_backward",
-        problem,
-        seed,
-        temperature,
+        quantized=quantized,
         entropy=entropy,
         statistics=statistics,
         grad_quantized=grad_quantized,
         grad_entropy=grad_entropy,
-        **grads,
-        **inputs64,
+        grad_z=grad_z,
+        grad_weight=grad_weight,
+        grad_codebook=grad_codebook,
+        grad_columns=grad_columns,
+        grad_bias=grad_bias,
     )
-    grads["grad_rows"] = inputs64.get("grad_rows64", grads["grad_rows"])
-    return problem.gradients(exact, **grads)
+    grad_codebook = problem.codebook_gradient(grad_codebook, grad_columns, grad_bias)
+    return grad_z, grad_codebook, grad_weight.sum_to_size(weight.shape)
 
 
-def _float64(problem: Problem) -> tuple[Problem | None, dict[str, Tensor]]:
-    """What the rows that need float64 are computed from; nothing when there are none."""
-    precise = problem.needs_float64()
-    if not precise.any():
-        return None, {}
-    exact = problem.in_float64()
-    return exact, {"precise": precise, "rows64": exact.rows, "columns64": exact.columns, "bias64": exact.bias}
+class _Call:
+    """Calls functions of the library for one problem."""
 
+    def __init__(self, problem: Problem, seed: Tensor, temperature: float, kept: tuple[Tensor, Tensor]):
+        size, dim = problem.codebook.shape
+        num_rows = len(problem.latents)
+        block = min(block_rows(size), max(num_rows, 1))
+        self.numbers = {
+            "num_rows": num_rows,
+            "size": size,
+            "dim": dim,
+            "width": problem.columns.shape[-1],
+            "block": block,
+            "threads": max(min(torch.get_num_threads(), -(-num_rows // block)), 1),
+            "weight_stride": 0 if len(problem.weight) == 1 else problem.weight.shape[-1],
+            "kept_rows": len(kept[0]),
+            "seed": int(seed) & (2**64 - 1),
+            "inverse_temperature": 1.0 / temperature,
+            "max_magnitude": blocks.MAX_MAGNITUDE,
+            "sgemm": blas("sgemm"),
+            "dgemm": blas("dgemm"),
+        }
+        self.tensors = {
+            "z": problem.latents,
+            "centre": problem.centre,
+            "weight": problem.weight,
+            "columns": problem.columns,
+            "bias": problem.bias,
+            "codebook": problem.codebook,
+            "column_peaks": problem.columns.abs().amax(dim=0),
+            "bias_peak": problem.bias.abs().amax(),
+            "precise": torch.empty(num_rows, dtype=torch.bool),
+            "kept_log_posterior": kept[0],
+            "kept_sample": kept[1],
+        }
+        self.tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        self("stochastic_precise")
+        if self.tensors["precise"].any():
+            exact = problem.in_float64()
+            self.tensors |= {"centre64": exact.centre, "columns64": exact.columns, "bias64": exact.bias}
 
-def _call(function: str, problem: Problem, seed: Tensor, temperature: float, **tensors: Tensor | None) -> None:
-    found = library(SOURCE)
-    assert not isinstance(found, str), found
-    tensors |= {
-        "rows": problem.rows,
-        "columns": problem.columns,
-        "bias": problem.bias,
-        "scale": problem.scale,
-        "codebook": problem.codebook,
-    }
-    held = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-    size, dim = problem.codebook.shape
-    num_rows, width = problem.rows.shape
-    block = min(block_rows(size), max(num_rows, 1))
-    arguments = _Arguments(
-        num_rows=num_rows,
-        size=size,
-        dim=dim,
-        width=width,
-        block=block,
-        threads=max(min(torch.get_num_threads(), -(-num_rows // block)), 1),
-        scale_stride=0 if len(problem.scale) == 1 else 1,
-        seed=int(seed) & (2**64 - 1),
-        inverse_temperature=1.0 / temperature,
-        sgemm=blas("sgemm"),
-        dgemm=blas("dgemm"),
-        **{name: tensor.data_ptr() for name, tensor in held.items()},
-    )
-    getattr(found, function)(ctypes.byref(arguments))
+    def __call__(self, function: str, **tensors: Tensor | None) -> None:
+        found = library(SOURCE)
+        assert not isinstance(found, str), found
+        given = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+        pointers = {name: tensor.data_ptr() for name, tensor in (self.tensors | given).items()}
+        getattr(found, function)(ctypes.byref(_Arguments(**self.numbers, **pointers)))

@@ -163,11 +163,12 @@ def test_half_precision_inputs_are_computed_in_float32(dtype: torch.dtype) -> No
     inputs = [x.to(dtype) for x in problem("gaussian", "diagonal", rows=20, codes=30, dim=12)]
     lifted = [x.float() for x in inputs]
     grads = torch.randn(20, 12), torch.randn(20)
-    seed = torch.tensor([SEED])
+    seed, nothing_kept = torch.tensor([SEED]), torch.empty(2, 0, 30)
     outs, backs = [], []
     for case in (inputs, lifted):
-        outs.append(kernels.forward(*case, seed, None, 0.7, "gaussian"))
-        backs.append(kernels.backward(*grads, *case, seed, 0.7, "gaussian", outs[-1][0], outs[-1][1], outs[-1][4]))
+        outs.append(kernels.forward(*case, seed, None, 0.7, "gaussian", *nothing_kept))
+        saved = (*(outs[-1][place] for place in (0, 1, 4)), *nothing_kept)
+        backs.append(kernels.backward(*grads, *case, seed, 0.7, "gaussian", *saved))
     # the codebook mean is the one thing that depends on the dtype, and it cancels
     for half, full in zip(*outs, strict=True):
         torch.testing.assert_close(half, full, rtol=1e-5, atol=1e-5)
@@ -198,7 +199,7 @@ def test_odd_sizes(covariance: str, shape: tuple[int, int, int]) -> None:
 def test_the_operator_is_what_compilers_are_told() -> None:
     z, codebook, weight = (x.float() for x in problem("gaussian", "position", rows=5, codes=7, dim=3))
     temperature = torch.tensor([0.7], dtype=torch.float64)
-    arguments = (z, codebook, weight, torch.tensor([SEED]), None, temperature, "gaussian", "triton")
+    arguments = (z, codebook, weight, torch.tensor([SEED]), None, temperature, "gaussian", "triton", 0)
     torch.library.opcheck(fused._operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 

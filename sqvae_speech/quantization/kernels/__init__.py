@@ -53,7 +53,15 @@ def unavailable(device: torch.device) -> str | None:
 
 
 def forward(
-    z: Tensor, codebook: Tensor, weight: Tensor, seed: Tensor, mask: Tensor | None, temperature: float, kind: str
+    z: Tensor,
+    codebook: Tensor,
+    weight: Tensor,
+    seed: Tensor,
+    mask: Tensor | None,
+    temperature: float,
+    kind: str,
+    kept_log_posterior: Tensor,
+    kept_sample: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`.
 
@@ -64,7 +72,7 @@ def forward(
         and statistics (2, N) float64, the log-normalisers of the posterior and of the sample.
     """
     if z.shape[-1] > MAX_DIM:
-        return blocks.forward(z, codebook, weight, seed, mask, temperature, kind)
+        return blocks.forward(z, codebook, weight, seed, mask, temperature, kind, kept_log_posterior, kept_sample)
     from sqvae_speech.quantization.kernels import launch
 
     return launch.forward(z, codebook, weight, seed, mask, temperature, kind)
@@ -82,11 +90,13 @@ def backward(
     quantized: Tensor,
     entropy: Tensor,
     statistics: Tensor,
+    kept_log_posterior: Tensor,
+    kept_sample: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`. Gradients have the dtypes of z, codebook and weight."""
     arguments = (z, codebook, weight, seed, temperature, kind, quantized, entropy, statistics)
     if z.shape[-1] > MAX_DIM:
-        return blocks.backward(grad_quantized, grad_entropy, *arguments)
+        return blocks.backward(grad_quantized, grad_entropy, *arguments, kept_log_posterior, kept_sample)
     from sqvae_speech.quantization.kernels import launch
 
     return launch.backward(grad_quantized, grad_entropy, *arguments)
