@@ -283,6 +283,7 @@ def _(grad_quantized, grad_divergence, grad_entropy, z, codebook, weight, *_):
 def _save_for_backward(ctx, inputs, output) -> None:
     z, codebook, weight, seed, _, temperature, ctx.kind, ctx.backend, _ = inputs
     quantized, _, entropy, indices, posterior_sum, statistics, *kept = output
+    ctx.set_materialize_grads(False)  # zeros in the shape of what is kept would cost as much again
     ctx.mark_non_differentiable(indices, posterior_sum, statistics, *kept)
     ctx.save_for_backward(z, codebook, weight, seed, temperature, quantized, entropy, statistics, *kept)
 
@@ -290,7 +291,11 @@ def _save_for_backward(ctx, inputs, output) -> None:
 def _differentiate(ctx, grad_quantized, grad_divergence, grad_entropy, *_):
     z, codebook, weight, seed, temperature, *outputs = ctx.saved_tensors
     options = (seed, temperature, ctx.kind, ctx.backend)
-    grads = (grad.contiguous() for grad in (grad_quantized, grad_divergence, grad_entropy))
+    quantized, entropy = outputs[:2]
+    grads = (
+        torch.zeros_like(output) if grad is None else grad.contiguous()
+        for grad, output in ((grad_quantized, quantized), (grad_divergence, entropy), (grad_entropy, entropy))
+    )
     return *_backward_operator(*grads, z, codebook, weight, *options, *outputs), *(None,) * 6
 
 

@@ -4,6 +4,8 @@
 
 #include "native_math.h"
 
+#include <sys/mman.h>
+
 // Field for field the ctypes structure of native.py. Arrays are contiguous, row by row.
 struct Problem {
     // N, K, D, E: logits are scale * (rows (N, E) @ columns (K, E)^T + bias), and `rows` are made here, block by block
@@ -47,6 +49,14 @@ uint32_t mix(uint32_t x) {
     x = (x ^ x >> 16) * M1;
     x = (x ^ x >> 15) * M2;
     return x ^ x >> 16;
+}
+
+// Asks for huge pages: those of 4 KB, fresh from the system at every step, would cost more than what is kept saves.
+void advise(float* array, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 4096, first = ((uintptr_t)array + page - 1) / page * page, end = (uintptr_t)array + bytes;
+    if (first < end) madvise((void*)first, end - first, MADV_HUGEPAGE);
+#endif
 }
 
 struct Keys {
@@ -344,6 +354,8 @@ extern "C" void stochastic_forward(const Problem* problem) {
     const Problem& p = *problem;
     const int64_t blocks = (p.num_rows + p.block - 1) / p.block;
     float* sums = (float*)calloc(p.threads * p.size, sizeof(float));
+    advise(p.kept_log_posterior, p.kept_rows * p.size * sizeof(float));
+    advise(p.kept_sample, p.kept_rows * p.size * sizeof(float));
 #pragma omp parallel for num_threads(p.threads) schedule(static)
     for (int64_t thread = 0; thread < p.threads; thread++) {
         Block block(p);
