@@ -33,14 +33,21 @@ struct Problem {
 
 namespace {
 
-// log(x) for normal x > 0: exponent plus 2 artanh((m - 1) / (m + 1)) with m in [1/sqrt(2), sqrt(2))
+// log(x) for normal x > 0: its exponent, and f + f^2 Q(f) for its mantissa 1 + f in [1/sqrt(2), sqrt(2)). Q has the
+// least relative error of its degree, 3e-8; without a division, for which a processor would wait.
 inline float log_positive(float x) {
     const int32_t bits = as_bits(x) - 0x3f3504f3;
     const float n = (float)(bits >> 23);
-    const float m = as_float((bits & 0x7fffff) + 0x3f3504f3);
-    const float s = (m - 1.0f) / (m + 1.0f), t = s * s;
-    const float p = ((t * (1.0f / 9) + 1.0f / 7) * t + 1.0f / 5) * t + 1.0f / 3;
-    return n * 0.693147181f + (2.0f * s + 2.0f * s * t * p);
+    const float f = as_float((bits & 0x7fffff) + 0x3f3504f3) - 1.0f;
+    float q = 0.0873475075f;
+    q = q * f - 0.143074825f;
+    q = q * f + 0.149179891f;
+    q = q * f - 0.165705144f;
+    q = q * f + 0.199620709f;
+    q = q * f - 0.250017554f;
+    q = q * f + 0.333339512f;
+    q = q * f - 0.499999911f;
+    return n * 0.693147181f + (f * f * q + f);
 }
 
 const uint32_t WEYL = 0x9E3779B9u, M1 = 0x7FEB352Du, M2 = 0x846CA68Bu;
