@@ -1,12 +1,13 @@
-"""The fused operator in eager PyTorch: row by row block, with a backward written by hand that recomputes.
+"""The fused operator in eager PyTorch: row by row block, with a backward written by hand.
 
 With logits L, posterior p, noise g, relaxed sample w = softmax((L + g) / τ), output q = w B and entropy H, and with G
 the gradient of q and h that of H, a row's backward is
 
     dL = w ∘ (G Bᵀ - Σ_k w_k (G Bᵀ)_k) / τ  -  h p ∘ (log p + H)
 
-The rest is matrix products: dB = wᵀ G + (∂L/∂B)ᵀ dL, dz = (∂L/∂z)ᵀ dL. Only z, the
-codebook, the weight, H and two log-normalisers a row are kept from the forward pass.
+The rest is matrix products: dB = wᵀ G + (∂L/∂B)ᵀ dL, dz = (∂L/∂z)ᵀ dL. Kept from the forward pass are z, the
+codebook, the weight, q, H and two log-normalisers a row, and of the first rows log p and w: those of the others are
+computed again.
 
 The squared distance as a product is large where distances that matter are small: its rounding, times the precision,
 is an error of the logits. Rows for which that could be felt get their products, and the subtraction of the largest
@@ -18,7 +19,7 @@ import functools
 import torch
 from torch import Tensor
 
-from sqvae_speech.quantization import functional
+from sqvae_speech.quantization import divergence, functional
 from sqvae_speech.quantization.noise import Noise
 
 # logits alive at once: fewer, and calling the operators costs more than they do; many more, and they leave the caches
@@ -40,7 +41,8 @@ class Problem:
     """Logits as ``scale ∘ (rows @ columnsᵀ + bias)``; latents and codes are centred on the mean code.
 
     Attributes:
-        latents: (N, D), and ``centre`` (D,), the mean code, or zeros for ``vmf``.
+        latents: (N, D), as they come.
+        centre: (D,), the mean code, or zeros for ``vmf``.
         codebook: (K, D), centred.
         columns: (K, E), the codebook itself, or for a diagonal covariance ``[b, -½ b²]``.
         bias: (K,), ``-½ |b|²``, or 0.
@@ -128,7 +130,7 @@ def forward(
     kind: str,
     kept_log_posterior: Tensor,
     kept_sample: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """See :mod:`sqvae_speech.quantization.fused`."""
     problem, size = Problem(z, codebook, weight, kind), len(codebook)
     logits_of, drawn = _Logits(problem), Noise(seed, len(z), size)
@@ -161,11 +163,13 @@ def forward(
         statistics[0, block] = top.double() + log_total
         # of the noisy logits less log p: small, whatever the logits are
         statistics[1, block] = noisy_top + sample_total.log() - log_total / temperature
-    return quantized, entropy, indices, posterior_sum, statistics
+    distances = divergence.forward(z, codebook, weight, kind, quantized)
+    return quantized, distances, entropy, indices, posterior_sum, statistics
 
 
 def backward(
     grad_quantized: Tensor,
+    grad_divergence: Tensor,
     grad_entropy: Tensor,
     z: Tensor,
     codebook: Tensor,
@@ -180,6 +184,8 @@ def backward(
     kept_sample: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`sqvae_speech.quantization.fused`."""
+    to_quantized, to_z, to_weight = divergence.backward(grad_divergence, z, codebook, weight, kind, quantized)
+    grad_quantized = to_quantized.add_(grad_quantized)
     problem, size = Problem(z, codebook, weight, kind), len(codebook)
     logits_of, drawn = _Logits(problem), Noise(seed, len(z), size)
     exact = logits_of.exact
@@ -221,7 +227,8 @@ def backward(
         grad_columns.addmm_(grad_logits.T, problem.rows[block])
         grad_bias += grad_logits.sum(dim=0)
     grad_scale /= problem.scale
-    return problem.gradients(exact, grad_rows, grad_scale, grad_codebook, grad_columns, grad_bias)
+    grads = problem.gradients(exact, grad_rows, grad_scale, grad_codebook, grad_columns, grad_bias)
+    return grads[0].add_(to_z), grads[1], grads[2].add_(to_weight)
 
 
 class _Logits:

@@ -3,8 +3,9 @@
 A backend is a module with two functions on plain tensors, no autograd inside, and one question::
 
     forward(z, codebook, weight, seed, mask, temperature, kind, log_posterior, sample)
-        -> quantized (N, D), entropy (N,), indices (N,) int64, posterior_sum (K,), statistics (2, N) float64
-    backward(grad_quantized, grad_entropy, z, codebook, weight, seed, temperature, kind,
+        -> quantized (N, D), divergence (N,), entropy (N,), indices (N,) int64, posterior_sum (K,),
+           statistics (2, N) float64
+    backward(grad_quantized, grad_divergence, grad_entropy, z, codebook, weight, seed, temperature, kind,
              quantized, entropy, statistics, log_posterior, sample)
         -> grad_z, grad_codebook, grad_weight, in the shapes of z, codebook and weight
     unavailable(device) -> why it cannot run there, or None
@@ -12,10 +13,10 @@ A backend is a module with two functions on plain tensors, no autograd inside, a
 For ``gaussian``, ``quantized`` is less the mean code, a common offset that would cost digits. ``statistics`` is
 whatever a row needs in the backward pass, commonly the log-normalisers of the posterior and of the relaxed sample.
 
-``log_posterior`` and ``sample``, (R, K), are for the forward pass to fill: with the log-posterior and the relaxed sample
-of the first R rows. For the others the backward pass computes them again, with the noise drawn again from the seed
-(:mod:`.noise`). R is as large as the budget for activations allows, so small problems are fast and memory stays bounded for any N and K. The
-Triton kernels keep nothing: they compute faster than a GPU's memory is read.
+``log_posterior`` and ``sample``, (R, K), are for the forward pass to fill: with the log-posterior and the relaxed
+sample of the first R rows. For the others the backward pass computes them again, with the noise drawn again from the
+seed (:mod:`.noise`). R is as large as the budget for activations allows: small problems are fast, and memory stays
+bounded for any N and K. The Triton kernels keep nothing, their R is 0.
 """
 
 import importlib
@@ -91,7 +92,7 @@ def stochastic_quantize(
             :data:`ACTIVATION_MEMORY`. For the backends ``native`` and ``torch`` on a CPU.
 
     Raises:
-        ValueError: an unknown kind or backend, a backend that cannot run here, or a budget that is no number of bytes.
+        ValueError: an unknown kind or backend, a backend that cannot run here, or a budget that is negative.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -205,7 +206,7 @@ def _uncentred(centred: Tensor, codebook: Tensor, kind: str) -> Tensor:
 
 
 # Operators rather than an autograd.Function: torch.compile and torch.export take them whole, without a graph break.
-# The divergence is made here, the same for every backend: under autograd its (N, D) steps would cost as much again.
+# The divergence is among their outputs: under autograd its (N, D) steps would cost as much again.
 
 
 @torch.library.custom_op("sqvae_speech::stochastic_quantize", mutates_args=())
@@ -223,11 +224,8 @@ def _operator(
     # chosen in here, not by the caller: a compiled graph cannot look for compilers
     module = _module(choose_backend(z.device, backend))
     kept = (z.new_empty(kept_rows, len(codebook)), z.new_empty(kept_rows, len(codebook)))
-    quantized, *rest, statistics = module.forward(z, codebook, weight, seed, mask, float(temperature), kind, *kept)
-    if kind == "gaussian":
-        z = z - functional.centre(codebook)
-    divergence = functional.DIVERGENCES[kind](z, quantized, weight)
-    return quantized, divergence, *rest, statistics.double(), *kept
+    *outputs, statistics = module.forward(z, codebook, weight, seed, mask, float(temperature), kind, *kept)
+    return *outputs, statistics.double(), *kept
 
 
 @_operator.register_fake
@@ -256,23 +254,10 @@ def _backward_operator(
     log_posterior: Tensor,
     sample: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    scaled = weight * grad_divergence[:, None]
-    if kind == "gaussian":
-        difference = (z - functional.centre(codebook)).sub_(quantized)
-        direct = to_quantized = difference * scaled
-        direct_weight = difference.square_().mul_(0.5)
-    else:
-        direct, to_quantized = (2.0 * z - quantized) * scaled, z * scaled
-        direct_weight = z * (z - quantized)
-    if weight.shape[-1] == 1:
-        direct_weight = direct_weight.sum(dim=-1, keepdim=True)
-    direct_weight *= grad_divergence[:, None]
-    outputs = (quantized, entropy, statistics, log_posterior, sample)
+    grads, outputs = (grad_quantized, grad_divergence, grad_entropy), (quantized, entropy, statistics)
     module = _module(choose_backend(z.device, backend))
-    grad_z, grad_codebook, grad_weight = module.backward(
-        grad_quantized - to_quantized, grad_entropy, z, codebook, weight, seed, float(temperature), kind, *outputs
-    )
-    return grad_z.add_(direct), grad_codebook, grad_weight + direct_weight.sum_to_size(weight.shape)
+    inputs = (z, codebook, weight, seed, float(temperature), kind)
+    return module.backward(*grads, *inputs, *outputs, log_posterior, sample)
 
 
 @_backward_operator.register_fake

@@ -10,7 +10,7 @@
 struct Problem {
     // N, K, D, E: logits are scale * (rows (N, E) @ columns (K, E)^T + bias), and `rows` are made here, block by block
     int64_t num_rows, size, dim, width;
-    int64_t block, threads, weight_stride, kept_rows;
+    int64_t block, threads, weight_stride, kept_rows, gaussian;
     uint64_t seed;
     float inverse_temperature, max_magnitude;
     const float *z, *centre, *weight, *columns, *bias, *codebook;
@@ -20,12 +20,12 @@ struct Problem {
     // for those, or null if there are none
     const double *centre64, *columns64, *bias64;
     const uint8_t* mask;  // (N,) or null
-    float *quantized, *entropy;
+    float *quantized, *divergence, *entropy;
     int64_t *indices;
     double *statistics;  // (2, N) log-normalisers of the posterior and of the sample
     float *posterior_sum;
     float *kept_log_posterior, *kept_sample;  // (kept_rows, K), of the first rows
-    const float *grad_quantized, *grad_entropy;
+    const float *grad_quantized, *grad_divergence, *grad_entropy;
     float *grad_z, *grad_weight, *grad_codebook, *grad_columns, *grad_bias;
     Sgemm sgemm;
     Dgemm dgemm;
@@ -199,6 +199,42 @@ void split_gradient(const Problem& p, int64_t row, const T* centre, const T* gra
     }
 }
 
+// The divergence of a row from its mixture: the sum over d of weight(d) * term(d).
+struct Divergence {
+    const bool gaussian, diagonal;
+    const float *z, *centre, *mixture, *weights;
+    Divergence(const Problem& p, int64_t row)
+        : gaussian(p.gaussian), diagonal(p.width > p.dim), z(p.z + row * p.dim), centre(p.centre),
+          mixture(p.quantized + row * p.dim), weights(p.weight + row * p.weight_stride) {}
+    float weight(int64_t d) const { return diagonal ? weights[d] : *weights; }
+    float difference(int64_t d) const { return z[d] - centre[d] - mixture[d]; }
+    float term(int64_t d) const { return (gaussian ? 0.5f * difference(d) : z[d]) * difference(d); }
+    // derivatives of the term by z, and by the mixture with the sign turned
+    float by_z(int64_t d) const { return gaussian ? difference(d) : z[d] + difference(d); }
+    float by_mixture(int64_t d) const { return gaussian ? difference(d) : z[d]; }
+};
+
+// the whole gradient of the mixture, (D,)
+void mixture_gradient(const Problem& p, int64_t row, float* out) {
+    const Divergence divergence(p, row);
+    const float grad = p.grad_divergence[row], *given = p.grad_quantized + row * p.dim;
+    for (int64_t d = 0; d < p.dim; d++) out[d] = given[d] - grad * divergence.weight(d) * divergence.by_mixture(d);
+}
+
+// adds what the divergence gives z and weight directly
+void add_divergence_gradient(const Problem& p, int64_t row) {
+    const Divergence divergence(p, row);
+    const float grad = p.grad_divergence[row];
+    float *grad_z = p.grad_z + row * p.dim, sum = 0;
+    for (int64_t d = 0; d < p.dim; d++) grad_z[d] += grad * divergence.weight(d) * divergence.by_z(d);
+    if (diagonal(p)) {
+        for (int64_t d = 0; d < p.dim; d++) p.grad_weight[row * p.dim + d] += grad * divergence.term(d);
+        return;
+    }
+    for (int64_t d = 0; d < p.dim; d++) sum += divergence.term(d);
+    p.grad_weight[row] += grad * sum;
+}
+
 // A block of rows, and the memory that a thread works in.
 struct Block {
     const Problem& p;
@@ -207,13 +243,15 @@ struct Block {
     bool precise, kept;
     float *log_posterior, *sample, *grads;  // (n, K), the first two in what is kept if the block is
     float *rows, *grad_rows;                // (n, E)
+    float *grad_mixtures;                   // (n, D)
 
     explicit Block(const Problem& problem) : p(problem), cells(p.block * p.size), edges(p.block * p.width) {
-        memory = (float*)malloc(sizeof(float) * ((p.kept_rows < p.num_rows ? 3 : 1) * cells + 2 * edges));
+        memory = (float*)malloc(sizeof(float) * ((p.kept_rows < p.num_rows ? 3 : 1) * cells + 3 * edges));
         memory64 = p.columns64 ? (double*)malloc(sizeof(double) * (cells + 2 * edges)) : 0;
-        grads = memory + 2 * edges;
         rows = memory;
-        grad_rows = memory + edges;
+        grad_rows = rows + edges;
+        grad_mixtures = grad_rows + edges;
+        grads = grad_mixtures + edges;
     }
     ~Block() { free(memory); free(memory64); }
     Block(const Block&) = delete;
@@ -375,6 +413,12 @@ extern "C" void stochastic_forward(const Problem* problem) {
                             block.grads, sums + thread * p.size);
             }
             times(p, block.n, (int)p.dim, (int)p.size, block.sample, p.codebook, p.quantized + block.start * p.dim);
+            for (int64_t row = block.start; row < block.start + block.n; row++) {
+                const Divergence divergence(p, row);
+                float sum = 0;
+                for (int64_t d = 0; d < p.dim; d++) sum += divergence.weight(d) * divergence.term(d);
+                p.divergence[row] = sum;
+            }
         }
     }
     for (int64_t thread = 0; thread < p.threads; thread++)
@@ -400,8 +444,8 @@ extern "C" void stochastic_backward(const Problem* problem) {
             block.move(b);
             if (!block.kept) block.multiply();
             const int n = block.n;
-            const float* outer = p.grad_quantized + block.start * dim;
-            times_transposed(p, n, size, dim, outer, p.codebook, block.grads);
+            for (int i = 0; i < n; i++) mixture_gradient(p, block.start + i, block.grad_mixtures + i * dim);
+            times_transposed(p, n, size, dim, block.grad_mixtures, p.codebook, block.grads);
             for (int i = 0; i < n; i++) {
                 const int64_t row = block.start + i;
                 float *log_posterior = block.log_posterior + i * p.size, *sample = block.sample + i * p.size;
@@ -413,9 +457,10 @@ extern "C" void stochastic_backward(const Problem* problem) {
                                                       block.grads + i * p.size, bias);
                 if (!diagonal(p)) p.grad_weight[row] = grad_scale / block.scale(i);
             }
-            add_transposed_times(p, dim, size, n, outer, block.sample, grad_codebook);
+            add_transposed_times(p, dim, size, n, block.grad_mixtures, block.sample, grad_codebook);
             add_transposed_times(p, width, size, n, block.rows, block.grads, grad_columns);
             block.differentiate();
+            for (int i = 0; i < n; i++) add_divergence_gradient(p, block.start + i);
         }
     }
     // in the order of the threads, so that a run can be repeated to the last bit

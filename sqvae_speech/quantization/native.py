@@ -15,12 +15,12 @@ from sqvae_speech.quantization.blocks import Problem
 from sqvae_speech.quantization.compiler import blas, library
 
 SOURCE = Path(__file__).with_name("native.cpp")
-_INTEGERS = ("num_rows", "size", "dim", "width", "block", "threads", "weight_stride", "kept_rows")
+_INTEGERS = ("num_rows", "size", "dim", "width", "block", "threads", "weight_stride", "kept_rows", "gaussian")
 _POINTERS = (
     *("z", "centre", "weight", "columns", "bias", "codebook", "column_peaks", "bias_peak", "precise"),
-    *("centre64", "columns64", "bias64", "mask", "quantized", "entropy", "indices", "statistics", "posterior_sum"),
-    *("kept_log_posterior", "kept_sample", "grad_quantized", "grad_entropy", "grad_z", "grad_weight"),
-    *("grad_codebook", "grad_columns", "grad_bias", "sgemm", "dgemm"),
+    *("centre64", "columns64", "bias64", "mask", "quantized", "divergence", "entropy", "indices", "statistics"),
+    *("posterior_sum", "kept_log_posterior", "kept_sample", "grad_quantized", "grad_divergence", "grad_entropy"),
+    *("grad_z", "grad_weight", "grad_codebook", "grad_columns", "grad_bias", "sgemm", "dgemm"),
 )
 
 
@@ -59,14 +59,15 @@ def forward(
     kind: str,
     kept_log_posterior: Tensor,
     kept_sample: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """See :mod:`sqvae_speech.quantization.fused`."""
     kept = (kept_log_posterior, kept_sample)
     if z.dtype != torch.float32:
         return blocks.forward(z, codebook, weight, seed, mask, temperature, kind, *kept)
-    entropy = z.new_empty(len(z))
+    divergence, entropy = z.new_empty(len(z)), z.new_empty(len(z))
     outputs = {
         "quantized": torch.empty_like(z, memory_format=torch.contiguous_format),
+        "divergence": divergence,
         "entropy": entropy,
         "indices": entropy.new_empty(len(z), dtype=torch.int64),
         "posterior_sum": z.new_zeros(len(codebook)),
@@ -79,6 +80,7 @@ def forward(
 
 def backward(
     grad_quantized: Tensor,
+    grad_divergence: Tensor,
     grad_entropy: Tensor,
     z: Tensor,
     codebook: Tensor,
@@ -96,7 +98,7 @@ def backward(
     kept = (kept_log_posterior, kept_sample)
     if z.dtype != torch.float32:
         inputs = (z, codebook, weight, seed, temperature, kind, quantized, entropy, statistics, *kept)
-        return blocks.backward(grad_quantized, grad_entropy, *inputs)
+        return blocks.backward(grad_quantized, grad_divergence, grad_entropy, *inputs)
     problem = Problem(z, codebook, weight, kind)
     grad_codebook, grad_bias = z.new_zeros(codebook.shape), z.new_zeros(len(codebook))
     grad_columns = torch.zeros_like(problem.columns) if problem.diagonal else grad_codebook
@@ -108,6 +110,7 @@ def backward(
         entropy=entropy,
         statistics=statistics,
         grad_quantized=grad_quantized,
+        grad_divergence=grad_divergence,
         grad_entropy=grad_entropy,
         grad_z=grad_z,
         grad_weight=grad_weight,
@@ -135,6 +138,7 @@ class _Call:
             "threads": max(min(torch.get_num_threads(), -(-num_rows // block)), 1),
             "weight_stride": 0 if len(problem.weight) == 1 else problem.weight.shape[-1],
             "kept_rows": len(kept[0]),
+            "gaussian": problem.kind == "gaussian",
             "seed": int(seed) & (2**64 - 1),
             "inverse_temperature": 1.0 / temperature,
             "max_magnitude": blocks.MAX_MAGNITUDE,

@@ -37,11 +37,15 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(blocks, "block_rows", lambda size: 3)
 
 
+@pytest.mark.parametrize("kept_rows", [0, 3])
 @pytest.mark.parametrize(("kind", "weight_shape"), FORMS)
 @pytest.mark.usefixtures("small_blocks")
-def test_gradients_are_those_of_finite_differences(kind, weight_shape):
+def test_gradients_are_those_of_finite_differences(kind, weight_shape, kept_rows):
+    options = {"kind": kind, "temperature": 0.7, "seed": SEED, "backend": "torch"}
+
     def quantize(z, codebook, weight):
-        out = stochastic_quantize(z, codebook, weight, kind=kind, temperature=0.7, seed=SEED, backend="torch")
+        memory = kept_rows * 2 * 5 * z.element_size()
+        out = stochastic_quantize(z, codebook, weight, activation_memory=memory, **options)
         return out.quantized, out.divergence, out.entropy
 
     torch.autograd.gradcheck(quantize, problem(kind, weight_shape, size=5))
@@ -79,17 +83,20 @@ def accuracy_problem(form, variance, layout, size=4096, dim=64, rows=64):
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"])
-@pytest.mark.parametrize("layout", ["anywhere", "near", "clusters"])
+@pytest.mark.parametrize(
+    ("layout", "activation_memory"), [("anywhere", None), ("near", None), ("clusters", None), ("clusters", 0)]
+)
 @pytest.mark.parametrize("variance", [10.0, 0.1, 0.03, 1e-3])
 @pytest.mark.parametrize("form", ["global", "position", "diagonal"])
-def test_float32_follows_float64_to_the_smallest_variances(form, variance, layout, backend):
+def test_float32_follows_float64_to_the_smallest_variances(form, variance, layout, activation_memory, backend):
     """Values and gradients of the training loss, within 1e-4 of the norm; 2e-2 without the float64 products."""
     skip_unless_available(backend)
     inputs, outer = accuracy_problem(form, variance, layout)
 
     def results(dtype, backend):
         leaves = [x.to(dtype).requires_grad_() for x in inputs]
-        out = stochastic_quantize(*leaves, kind="gaussian", temperature=0.8, seed=SEED, backend=backend)
+        options = {"seed": SEED, "backend": backend, "activation_memory": activation_memory}
+        out = stochastic_quantize(*leaves, kind="gaussian", temperature=0.8, **options)
         loss = (out.quantized * outer.to(dtype)).sum() + (out.divergence - out.entropy).sum()
         # the latent loss has the entropy added to log K = 8.3 nats
         values = (out.quantized, out.divergence, 8.3 - out.entropy, *torch.autograd.grad(loss, leaves))
@@ -117,6 +124,73 @@ def test_native_equals_the_reference(kind, weight_shape):
         loss = out.quantized.square().sum() + (out.entropy * torch.arange(4)).sum() + out.divergence.sum()
         results.append((*(x.detach() for x in out), *torch.autograd.grad(loss, inputs)))
     torch.testing.assert_close(results[0], results[1], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize(("kind", "weight_shape"), [("gaussian", (1, 1)), ("gaussian", (500, 5)), ("vmf", (500, 1))])
+def test_what_is_kept_is_what_would_be_computed_again(kind, weight_shape, backend):
+    """None, some and all blocks kept, some of them with float64 products; the same again from one graph."""
+    skip_unless_available(backend)
+    inputs = [x.detach().float() for x in problem(kind, weight_shape, rows=500, dim=5, size=333)]
+    if kind == "gaussian" and len(inputs[2]) > 1:
+        inputs[2][130:140] *= 1e4
+    mask, row_bytes = torch.arange(500) % 3 > 0, 2 * 333 * 4
+    results = []
+    for memory in (0, 400 * row_bytes, 500 * row_bytes):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        options = {"seed": SEED, "mask": mask, "backend": backend, "activation_memory": memory}
+        out = stochastic_quantize(*leaves, kind=kind, temperature=0.7, **options)
+        loss = out.quantized.square().sum() + out.divergence.mean() + (out.entropy * torch.arange(500)).mean()
+        gradients = torch.autograd.grad(loss, leaves, retain_graph=True)
+        assert all(map(torch.equal, gradients, torch.autograd.grad(loss, leaves)))
+        results.append(([x.detach() for x in out], gradients))
+    for values, gradients in results[1:]:
+        assert all(map(torch.equal, values, results[0][0]))
+        for got, expected in zip(gradients, results[0][1], strict=True):
+            assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_outputs_without_a_gradient(backend):
+    skip_unless_available(backend)
+    inputs = [x.detach().float().requires_grad_() for x in problem("gaussian", (4, 2))]
+    for name in ("quantized", "divergence", "entropy"):
+        gradients = []
+        for which in ("reference", backend):
+            out = stochastic_quantize(*inputs, kind="gaussian", temperature=0.7, seed=SEED, backend=which)
+            gradients.append(torch.autograd.grad(getattr(out, name).sum(), inputs))
+        torch.testing.assert_close(*gradients, rtol=2e-5, atol=2e-5)
+
+
+def test_no_more_is_kept_than_the_budget_allows(monkeypatch):
+    kept, operator = [], fused._operator
+
+    def spy(*arguments):
+        outputs = operator(*arguments)
+        kept.append([tuple(x.shape) for x in outputs[-2:]])
+        return outputs
+
+    monkeypatch.setattr(fused, "_operator", spy)
+    inputs = [x.detach().float().requires_grad_() for x in problem("gaussian", (4, 2))]
+    row_bytes = 2 * 11 * 4
+
+    def quantize(**options):
+        stochastic_quantize(*inputs, kind="gaussian", temperature=0.7, **options)
+        return kept[-1]
+
+    assert quantize() == [(4, 11)] * 2
+    assert quantize(activation_memory=3 * row_bytes - 1) == [(2, 11)] * 2
+    assert quantize(activation_memory=0) == [(0, 11)] * 2
+    monkeypatch.setenv(fused.ACTIVATION_MEMORY_VARIABLE, str(3 * row_bytes))
+    assert quantize() == [(3, 11)] * 2
+    assert quantize(activation_memory=row_bytes) == [(1, 11)] * 2
+    with torch.no_grad():
+        assert quantize() == [(0, 11)] * 2
+    monkeypatch.setenv(fused.ACTIVATION_MEMORY_VARIABLE, "1 GB")
+    with pytest.raises(ValueError, match=r"ACTIVATION_MEMORY must be a number of bytes, 0 or more, got '1 GB'"):
+        quantize()
+    with pytest.raises(ValueError, match="activation_memory must be a number of bytes, 0 or more, got -1"):
+        quantize(activation_memory=-1)
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"])

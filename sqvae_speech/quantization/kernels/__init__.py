@@ -26,7 +26,7 @@ import os
 import torch
 from torch import Tensor
 
-from sqvae_speech.quantization import blocks
+from sqvae_speech.quantization import blocks, divergence
 
 PRECISION_VARIABLE = "SQVAE_SPEECH_TRITON_PRECISION"
 AUTOTUNE_VARIABLE = "SQVAE_SPEECH_TRITON_AUTOTUNE"
@@ -62,24 +62,26 @@ def forward(
     kind: str,
     kept_log_posterior: Tensor,
     kept_sample: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """See :mod:`sqvae_speech.quantization.fused`.
 
     Inputs may also be float16 or bfloat16; the outputs of floats are then float32.
 
     Returns:
-        quantized (N, D), less the mean code for ``gaussian``; entropy (N,); indices (N,) int64; posterior_sum (K,);
-        and statistics (2, N) float64, the log-normalisers of the posterior and of the sample.
+        quantized (N, D), less the mean code for ``gaussian``; divergence (N,); entropy (N,); indices (N,) int64;
+        posterior_sum (K,); and statistics (2, N) float64, the log-normalisers of the posterior and of the sample.
     """
     if z.shape[-1] > MAX_DIM:
         return blocks.forward(z, codebook, weight, seed, mask, temperature, kind, kept_log_posterior, kept_sample)
     from sqvae_speech.quantization.kernels import launch
 
-    return launch.forward(z, codebook, weight, seed, mask, temperature, kind)
+    quantized, *outputs = launch.forward(z, codebook, weight, seed, mask, temperature, kind)
+    return quantized, divergence.forward(z, codebook, weight, kind, quantized), *outputs
 
 
 def backward(
     grad_quantized: Tensor,
+    grad_divergence: Tensor,
     grad_entropy: Tensor,
     z: Tensor,
     codebook: Tensor,
@@ -96,7 +98,11 @@ def backward(
     """See :mod:`sqvae_speech.quantization.fused`. Gradients have the dtypes of z, codebook and weight."""
     arguments = (z, codebook, weight, seed, temperature, kind, quantized, entropy, statistics)
     if z.shape[-1] > MAX_DIM:
-        return blocks.backward(grad_quantized, grad_entropy, *arguments, kept_log_posterior, kept_sample)
+        kept = (kept_log_posterior, kept_sample)
+        return blocks.backward(grad_quantized, grad_divergence, grad_entropy, *arguments, *kept)
     from sqvae_speech.quantization.kernels import launch
 
-    return launch.backward(grad_quantized, grad_entropy, *arguments)
+    to_quantized, to_z, to_weight = divergence.backward(grad_divergence, z, codebook, weight, kind, quantized)
+    grad_quantized = to_quantized.add_(grad_quantized)
+    grad_z, grad_codebook, grad_weight = launch.backward(grad_quantized, grad_entropy, *arguments)
+    return grad_z.add_(to_z), grad_codebook, grad_weight.add_(to_weight)
