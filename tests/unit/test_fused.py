@@ -147,7 +147,7 @@ def test_what_is_kept_is_what_would_be_computed_again(kind, weight_shape, backen
     for values, gradients in results[1:]:
         assert all(map(torch.equal, values, results[0][0]))
         for got, expected in zip(gradients, results[0][1], strict=True):
-            assert (got - expected).norm() <= 1e-5 * expected.norm()
+            assert (got - expected).norm() <= 3e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"])
