@@ -254,8 +254,8 @@ def pair(value: float | None, base: float | None, digits: int) -> list[str]:
 def share_of_products(case: dict[str, Any], document: dict[str, Any]) -> str:
     """How much of the step the matrix products alone would take at the rate of one large product."""
     settings = document["settings"]
-    # of N x K x D: forward 2, backward 5; a diagonal covariance doubles the width of four of them
-    products = {"diagonal": 11, "vq": 1}.get(case["kind"], 7)
+    # of N x K x D: forward 2, backward 4 while logits are kept; a diagonal covariance doubles the width of three
+    products = {"diagonal": 9, "vq": 1}.get(case["kind"], 6)
     operations = products * 2.0 * settings["rows"] * settings["dim"] * case["size"]
     seconds = (median(case, "pinned") or median(case, "default") or 0.0) / 1e3
     return f"{100 * operations / seconds / 1e9 / document['machine']['product_gflops']:.0f}"

@@ -1,4 +1,4 @@
-"""Stochastic quantization without an (N, K) array in memory: one differentiable operator, several backends.
+"""Stochastic quantization in bounded memory, for any N and K: one differentiable operator, several backends.
 
 A backend is a module with two functions on plain tensors, no autograd inside, and one question::
 

@@ -58,11 +58,12 @@ uint32_t mix(uint32_t x) {
     return x ^ x >> 16;
 }
 
-// Asks for huge pages: those of 4 KB, fresh from the system at every step, would cost more than what is kept saves.
+// Asks for huge pages. Arrays from 32 MB on malloc has from the system, fresh for every step unless it is told to keep
+// what is freed: in pages of 4 KB that would cost more than what is kept saves.
 void advise(float* array, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
     const uintptr_t page = 4096, first = ((uintptr_t)array + page - 1) / page * page, end = (uintptr_t)array + bytes;
-    if (first < end) madvise((void*)first, end - first, MADV_HUGEPAGE);
+    if (bytes >= (int64_t)32 << 20) madvise((void*)first, end - first, MADV_HUGEPAGE);
 #endif
 }
 
