@@ -85,18 +85,40 @@ units_of_splits() { # train first, whose letters make the dictionary
     done
 }
 
-stage_export() {
-    local form split stores=() data=()
+num_codebooks() {
+    python -c 'import sys; from sqvae_speech.units.store import read_units; print(read_units(sys.argv[1]).meta.num_codebooks)' "$1"
+}
+
+export_units() { # the folder of the splits' units, that of what is written
+    local units=$1 exports=$2 form split stores=() data=()
     if [ -d "$data_dir/train" ]; then data=(--data "$data_dir"); fi # else without the places of the recordings
-    for split in $(units_of_splits); do stores+=("$exp_dir/units/$split.parquet"); done
+    for split in $(units_of_splits); do stores+=("$units/$split.parquet"); done
     for form in km gslm kaldi; do
-        mkdir -p "$exp_dir/exports/$form"
+        mkdir -p "$exports/$form"
         for split in $(units_of_splits); do
-            sqvae units convert "$exp_dir/units/$split.parquet" "$exp_dir/exports/$form/$split.$form"
+            sqvae units convert "$units/$split.parquet" "$exports/$form/$split.$form"
         done
     done
     for form in espnet fairseq; do
-        sqvae units corpus "${stores[@]}" --to "$form" "${data[@]+"${data[@]}"}" --output "$exp_dir/exports/$form"
+        sqvae units corpus "${stores[@]}" --to "$form" "${data[@]+"${data[@]}"}" --output "$exports/$form"
+    done
+}
+
+# The forms hold one codebook: of several each gets a folder, with its own units.
+stage_export() {
+    local split count codebook folder
+    count=$(num_codebooks "$exp_dir/units/$(units_of_splits | head -n 1).parquet")
+    if [ "$count" = 1 ]; then
+        export_units "$exp_dir/units" "$exp_dir/exports"
+        return
+    fi
+    for ((codebook = 0; codebook < count; codebook++)); do
+        folder="$exp_dir/exports/codebook$codebook"
+        mkdir -p "$folder/units"
+        for split in $(units_of_splits); do
+            sqvae units convert "$exp_dir/units/$split.parquet" "$folder/units/$split.parquet" --codebook "$codebook"
+        done
+        export_units "$folder/units" "$folder"
     done
 }
 

@@ -22,21 +22,24 @@ class InvarianceConfig:
         consistency: weight of the divergence between the posteriors of two such versions, see
             :func:`posterior_divergence`.
         adversary: weight of a speaker classifier's gradient, reversed, see :class:`SpeakerAdversary`.
+        noise: and in rooms that are louder between the words: level of the loudest noise in the range of a crop. The
+            decoder learns the room with the voice, and so does not take it from the source.
     """
 
     warp: float = 0.0
     equalizer: float = 0.0
     consistency: float = 0.0
     adversary: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("consistency", "adversary"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"model.invariance.{name} must be at least 0, got {getattr(self, name)}")
-        if self.consistency and not (self.warp or self.equalizer):
+        if self.consistency and not (self.warp or self.equalizer or self.noise):
             raise ValueError(
-                f"model.invariance.consistency is {self.consistency}, but warp and equalizer are 0: there are no two "
-                "versions to compare; set one of them, such as warp 0.1"
+                f"model.invariance.consistency is {self.consistency}, but warp, equalizer and noise are 0: there are "
+                "no two versions to compare; set one of them, such as warp 0.1"
             )
 
 

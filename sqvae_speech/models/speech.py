@@ -140,7 +140,7 @@ class SpeechModel(nn.Module):
         self.likelihood = build_likelihood(config.likelihood, config.likelihood_variance)
         # after all others, whose weights are then drawn as without
         invariance = config.invariance
-        self.perturbation = SpectralPerturbation(invariance.warp, invariance.equalizer)
+        self.perturbation = SpectralPerturbation(invariance.warp, invariance.equalizer, invariance.noise)
         if invariance.consistency and not isinstance(self.quantizer, StochasticQuantizer):
             raise ValueError(
                 f"invariance.consistency compares posteriors, and {self.quantizer.describe()} has none with a "
@@ -182,7 +182,7 @@ class SpeechModel(nn.Module):
             temperature: of the quantizer's relaxation.
             sample: see :class:`sqvae_speech.quantization.Quantizer`.
         """
-        z, log_var, unit_lengths = self._encode(self.perturbation(mel), lengths)
+        z, log_var, unit_lengths = self._encode(self.perturbation(mel, lengths), lengths)
         mask = None if unit_lengths is None else length_mask(unit_lengths, z.shape[1])
         invariance = self._invariance(mel, speaker, lengths, z, log_var, mask) if self.training else {}
         quantization = self.quantizer(z, log_var, temperature=temperature, mask=mask, sample=sample)
@@ -218,7 +218,7 @@ class SpeechModel(nn.Module):
         losses = {}
         if self.config.invariance.consistency:
             assert isinstance(self.quantizer, StochasticQuantizer)
-            other = self._encode(self.perturbation(mel), lengths)[:2]
+            other = self._encode(self.perturbation(mel, lengths), lengths)[:2]
             posteriors = self.quantizer.log_posterior(z, log_var), self.quantizer.log_posterior(*other)
             losses["consistency"] = self.config.invariance.consistency * posterior_divergence(*posteriors, mask)
         if self.adversary is not None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 from conftest import SMALL, with_report
 
-from sqvae_speech.units.store import read_units
+from sqvae_speech.units.store import read_units, write_units
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,26 @@ def test_units_agree_in_all_forms(whole):
         manifest = (fairseq / f"{split}.tsv").read_text().splitlines()
         assert all(Path(manifest[0], line.split("\t")[0]).is_file() for line in manifest[1:])
         assert len((fairseq / "dict.km.txt").read_text().splitlines()) == 32
+
+
+def test_each_of_several_codebooks_is_exported(recipe, copied):
+    work, options = copied
+    units = work / "exp" / "small" / "units"
+    for split in ("train", "dev"):
+        (units / f"{split}.parquet").unlink()
+    store = read_units(units / "test.parquet")
+    two = [replace(one, codes=np.stack([one.codes[0], one.codes[0][::-1]])) for one in store]
+    write_units(units / "test.parquet", two, replace(store.meta, num_codebooks=2))
+    run = recipe("vctk", work, *options, "--stage", "6", "--stop-stage", "6")
+    assert run.status == 0, run.errors
+    codes = {one.utterance_id: one.codes for one in read_units(units / "test.parquet")}
+    for codebook in (0, 1):
+        exports = work / "exp" / "small" / "exports" / f"codebook{codebook}"
+        assert {path.name for path in exports.iterdir()} == {"units", "km", "gslm", "kaldi", "espnet", "fairseq"}
+        lines = (exports / "kaldi" / "test.kaldi").read_text().splitlines()
+        assert {line.split()[0]: line.split()[1:] for line in lines} == {
+            name: list(map(str, rows[codebook])) for name, rows in codes.items()
+        }
 
 
 def test_scores_and_recordings(whole):

@@ -19,7 +19,7 @@ from sqvae_speech.models.invariance import (
 from sqvae_speech.models.perturbation import SpectralPerturbation, smooth_curves, warp_matrix
 from sqvae_speech.models.speech import SpeechModel, SpeechModelConfig
 
-ALL = InvarianceConfig(warp=0.2, equalizer=0.1, consistency=2.0, adversary=3.0)
+ALL = InvarianceConfig(warp=0.2, equalizer=0.1, noise=0.3, consistency=2.0, adversary=3.0)
 
 
 def model_with(invariance: InvarianceConfig, kind: str = "diagonal") -> SpeechModel:
@@ -78,6 +78,31 @@ def test_every_example_is_perturbed_in_another_way_and_padding_stays_where_it_is
     torch.testing.assert_close(difference, difference[..., :1].expand_as(difference))  # the same in all frames
     assert SpectralPerturbation(0.2, 0.1).eval()(mel) is mel
     assert SpectralPerturbation()(mel) is mel
+
+
+def test_noise_covers_what_is_less_loud_than_itself():
+    """And knows neither padding nor other examples."""
+    torch.manual_seed(2)
+    mel = torch.rand(400, 16, 6, dtype=torch.float64) * 4.0 - 3.0
+    mel[0, :, 4:] = torch.nan
+    lengths = torch.full((400,), 6)
+    lengths[0] = 4
+    cover = SpectralPerturbation(noise=0.6)
+    torch.manual_seed(5)
+    heard = cover(mel, lengths)
+    assert torch.equal(heard.isnan(), mel.isnan())
+    assert (heard >= mel)[1:].all()
+    assert heard[1:].mean() > mel[1:].mean() + 0.2
+    # where nothing is, the noise is heard itself: how loud, and of which colour
+    quiet = torch.full((4000, 16, 6), -3.0, dtype=torch.float64)
+    quiet[:, 0, 0] = 1.0
+    noise = (cover(quiet)[:, :, 1:] + 3.0) / 4.0
+    middle = noise[:, 8].mean(dim=1)  # of levels from 0 to 0.6, of colours and of a little fluctuation
+    assert middle.mean().item() == pytest.approx(0.3, abs=0.02)
+    assert 0.15 < middle.std().item() < 0.25  # 0.6 / sqrt(12) of the level, some 0.1 of the colour
+    steady = (noise - noise.mean(dim=2, keepdim=True))[noise.amin(dim=(1, 2)) > 0.0]
+    assert steady.std().item() == pytest.approx(0.05 * math.sqrt(0.8), rel=0.1)
+    assert cover.eval()(mel, lengths) is mel
 
 
 # ---- the losses
@@ -216,7 +241,7 @@ def test_an_adversary_needs_to_know_who_speaks():
 
 
 def test_settings_that_a_model_cannot_have():
-    for values in ({"warp": 1.0}, {"warp": -0.1}, {"equalizer": -1.0}):
+    for values in ({"warp": 1.0}, {"warp": -0.1}, {"equalizer": -1.0}, {"noise": 1.0}):
         with pytest.raises(ValueError, match="must be at least 0"):
             model_with(InvarianceConfig(**values))
     with pytest.raises(ValueError, match="at least two speakers"):

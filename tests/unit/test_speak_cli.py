@@ -172,8 +172,8 @@ def test_the_bundled_model_speaks(tmp_path):
 
 
 def test_the_mini_recipes_script_makes_what_is_bundled(world, tmp_path):
-    script = ROOT / "egs" / "mini" / "local" / "bundle_text_to_units.sh"
-    command = ["bash", str(script), str(world.speaker_model), str(tmp_path / "out")]
+    script = ROOT / "egs" / "mini" / "local" / "bundle.sh"
+    command = ["bash", str(script), "text_to_units", str(world.speaker_model), str(tmp_path / "out")]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr

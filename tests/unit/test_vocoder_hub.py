@@ -74,7 +74,8 @@ def test_without_it_a_message_says_what_to_do(tmp_path, monkeypatch):
 
 def test_the_mini_recipes_script_makes_what_is_bundled(folder, tmp_path):
     target = tmp_path / "shared" / "mine"
-    command = ["bash", str(ROOT / "egs" / "mini" / "local" / "bundle_vocoder.sh"), str(folder), str(target)]
+    script = ROOT / "egs" / "mini" / "local" / "bundle.sh"
+    command = ["bash", str(script), "vocoder", str(folder), str(target)]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -83,6 +84,9 @@ def test_the_mini_recipes_script_makes_what_is_bundled(folder, tmp_path):
     ]
     card = (target / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card
+    unknown = subprocess.run(["bash", str(script), "vocodor"], capture_output=True, text=True, timeout=30)
+    assert unknown.returncode == 2
+    assert unknown.stderr == "error: which model? tokenizer, vocoder or text_to_units, not 'vocodor'\n"
     assert "sqvae16k: 16000 Hz, 80 mels, hop 160" in card
     assert load_trained_vocoder(target).step == 7
     assert (target / "model.safetensors").stat().st_size < 0.6 * (folder / "model.safetensors").stat().st_size
