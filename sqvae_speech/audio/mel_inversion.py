@@ -15,7 +15,7 @@ class MelInversion(nn.Module):
     factorization", 2001), which fit quiet bands as closely as loud ones.
 
     Args:
-        filters: (n_mels, bins), what bands take of the bins, each something.
+        filters: (n_mels, bins), what bands take of the bins.
         updates: the first ones do the most.
         extend: bins in no band, of which nothing is known, get what the nearest one that is in some has; else 0.
     """
@@ -31,7 +31,9 @@ class MelInversion(nn.Module):
             shares = shares[:, known[np.abs(bins[:, None] - known).argmin(axis=1)]]
         self.to_bands = BandMatrix(torch.from_numpy(filters.T).float())
         self.to_bins = BandMatrix(torch.from_numpy(shares).float())
-        self.register_buffer("per_band", torch.from_numpy(1.0 / filters.sum(axis=1)).float(), persistent=False)
+        sums = filters.sum(axis=1)
+        per_band = np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)
+        self.register_buffer("per_band", torch.from_numpy(per_band).float(), persistent=False)
 
     def forward(self, mel: Tensor) -> Tensor:
         """(..., n_mels) linear, float32 -> (..., bins). Gradients flow."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sqvae_speech.audio.windowed_transform import WindowedTransform, power_of
 
-_LEAST_POWER = 1e-30  # of what is something; float32 holds its inverse, which gradients take
+_LEAST_POWER = 1e-30  # less is nothing; float32 holds its inverse, by which gradients are multiplied
 
 
 def search_phases(
@@ -39,7 +39,7 @@ def search_phases(
     for _ in range(rounds):
         wav = transform.add(spectrum, weights, mask)
         # The paper's step ahead of spectra, but for a factor, of which phases know nothing. The transform is linear,
-        # and a wav has less numbers.
+        # and a wav has fewer numbers.
         rebuilt = transform.frames_of(wav if previous is None else torch.sub(wav, previous, alpha=ahead))
         spectrum, previous = with_magnitude(rebuilt, magnitude), wav
     return transform.add(spectrum, weights, mask)

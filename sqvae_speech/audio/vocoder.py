@@ -20,7 +20,7 @@ from sqvae_speech.errors import UserError, nearest
 _MEL_UPDATES = 40
 _FRAMES_AT_ONCE = {"cpu": 128}  # whose spectra its caches hold
 _FRAMES_AT_ONCE_ELSEWHERE = 4096
-_LEAST_WEIGHT = 1e-6
+_LEAST_WEIGHT = 1e-6  # of windows over a sample; only the very first ones have less
 _FULL_SCALE = 0.999
 _FILTER_BLOCK = 32  # samples
 
@@ -143,7 +143,8 @@ class GriffinLim(Vocoder):
         # NumPy draws one after another: a longer noise begins with the shorter, whatever the batch.
         noise = torch.from_numpy(np.random.default_rng(0).standard_normal(span, dtype=np.float32))
         guess = with_magnitude(transform.frames_of(noise[None].to(magnitude.device)), magnitude)
-        wav = search_phases(transform, guess, magnitude, self._n_iter, mask=real, momentum=self._momentum)
+        mask = None if real.all() else real
+        wav = search_phases(transform, guess, magnitude, self._n_iter, mask=mask, momentum=self._momentum)
         return wav[:, -self._mel_spec.window_start :]
 
 
@@ -249,8 +250,8 @@ def undo_log(mel: Tensor, spec: MelSpec) -> Tensor:
 
 
 def undo_preemphasis(wav: Tensor, preemphasis: float) -> Tensor:
-    """Return ``y`` of ``y[t] = wav[t] + preemphasis * y[t - 1]``, (B, T): blocks, by products of matrices, and from
-    block to block the same filter again.
+    """Return ``y`` of ``y[t] = wav[t] + preemphasis * y[t - 1]``, (B, T): within blocks by a product of matrices,
+    from block to block by the same filter again.
     """
     if not preemphasis:
         return wav
@@ -258,11 +259,11 @@ def undo_preemphasis(wav: Tensor, preemphasis: float) -> Tensor:
     count = -(-samples // _FILTER_BLOCK)
     blocks = fit_samples(wav, count * _FILTER_BLOCK).view(batch, count, _FILTER_BLOCK)
     powers = preemphasis ** torch.arange(_FILTER_BLOCK + 1, device=wav.device, dtype=torch.float64)
-    # column t holds what sample t is made of: the powers from that of its lag to every sample before it
+    # column t holds what sample t takes of the samples of its block: the powers of their lags, 0 of those to come
     response = F.pad(powers[:-1], (_FILTER_BLOCK - 1, 0)).unfold(0, _FILTER_BLOCK, 1).flip(1).T.to(wav.dtype)
     blocks = blocks @ response
     if count > 1:
-        # what a block ends with fades away over those after it
+        # what a block ends with goes on in those after it
         ends = undo_preemphasis(blocks[..., -1], float(powers[-1]))
         blocks = blocks + F.pad(ends, (1, 0))[:, :-1, None] * powers[1:].to(wav.dtype)
     return blocks.flatten(1)[:, :samples]

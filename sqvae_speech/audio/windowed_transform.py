@@ -14,6 +14,10 @@ class WindowedTransform(nn.Module):
         hop_length: samples from a frame to the next.
         n_fft: samples of a transform, at least ``win_length``.
         least_weight: see :meth:`weights`; less than windows that overlap add up to.
+
+    Attributes:
+        win_length, hop_length, n_fft: see above.
+        num_bins: of a spectrum.
     """
 
     window: Tensor

@@ -134,5 +134,6 @@ def test_the_mel_is_inverted_by_multiplicative_updates(extend):
     made = MelInversion(filters, 3, extend=extend)(torch.from_numpy(mel).float()).numpy()
     np.testing.assert_allclose(made[covered], h, rtol=1e-5)
     assert 0 < covered[0] < covered[-1] < 256
+    assert len(covered) == covered[-1] - covered[0] + 1
     np.testing.assert_allclose(made[: covered[0]], h[0] if extend else 0.0, rtol=1e-5)
     np.testing.assert_allclose(made[covered[-1] + 1 :], h[-1] if extend else 0.0, rtol=1e-5)
