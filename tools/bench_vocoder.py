@@ -4,12 +4,13 @@
     OMP_NUM_THREADS=1 python tools/bench_vocoder.py --wavs DIR --vocoders griffin_lim:32 griffin_lim:100 istft:DIR
 
 writes benchmarks/results/vocoder_cpu.md and .json. `--wavs` is a folder of recordings that no vocoder was trained
-on, or a Kaldi data directory. Scores are means over the recordings: distance of spectra at three resolutions,
-mel-cepstral distortion, PESQ (wide band) and STOI, all of sqvae_speech.evaluation; none compares phases. Before
-scoring, a made wav gets the level (root mean square) of its recording. Needs the extra `voices`.
+on, or a Kaldi data directory. `torchaudio:100` is torchaudio's InverseMelScale and 100 rounds of its GriffinLim.
+Scores are means over the recordings: distance of spectra at three resolutions, mel-cepstral distortion, PESQ (wide
+band) and STOI, all of sqvae_speech.evaluation; none compares phases. Before scoring, a made wav gets the level (root
+mean square) of its recording. Needs the extra `voices`.
 
 Vocoders take turns, utterance by utterance; times are CPU seconds of the process, the best of the rounds, from the
-mel to the wav.
+mel to the wav. Freed memory is kept, as `sqvae-speech vocode` keeps it.
 """
 
 import argparse
@@ -24,7 +25,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench_common import machine_facts, write_results
+from torchaudio_vocoder import TorchaudioVocoder
 
+from sqvae_speech.allocation import keep_freed_memory
 from sqvae_speech.audio.logmel import LogMel
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.vocoder import Vocoder
@@ -52,9 +55,10 @@ SCORES: dict[str, tuple[str, bool, Callable[[np.ndarray, np.ndarray, int], float
 
 def main() -> int:
     args = parse_args()
+    keep_freed_memory()
     spec = MelSpec.preset(args.mel_spec)
     wavs = recordings(args.wavs, spec.sample_rate)
-    vocoders = {name: load_vocoder(name, spec) for name in args.vocoders}
+    vocoders = {name: load(name, spec) for name in args.vocoders}
     labels = {name: label(name, number, vocoder) for number, (name, vocoder) in enumerate(vocoders.items(), start=1)}
     cases = measure(wavs, vocoders, spec, args)
     document = {
@@ -79,6 +83,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--examples", type=Path, metavar="DIR", help="keep what was made, to be heard")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/vocoder_cpu"), help="without suffix")
     return parser.parse_args()
+
+
+def load(name: str, spec: MelSpec) -> Vocoder:
+    """One of the project's, or ``torchaudio:<rounds>``."""
+    kind, _, rounds = name.partition(":")
+    return TorchaudioVocoder(spec, int(rounds)) if kind == "torchaudio" else load_vocoder(name, spec)
 
 
 def label(name: str, number: int, vocoder: Vocoder) -> str:

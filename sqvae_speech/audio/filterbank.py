@@ -53,3 +53,9 @@ def mel_filterbank(spec: MelSpec) -> np.ndarray:
     if spec.mel_norm == "slaney":
         weights *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
     return weights
+
+
+def band_shares(filters: np.ndarray) -> np.ndarray:
+    """Of what all bands together take of a bin, the part of each: (n_mels, bins), 0 in bins that are in no band."""
+    covered = filters.sum(axis=0)
+    return np.divide(filters, covered, out=np.zeros_like(filters), where=covered > 0)

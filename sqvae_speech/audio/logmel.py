@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sqvae_speech.audio.band_matrix import BandMatrix
 from sqvae_speech.audio.filterbank import mel_filterbank
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.errors import UserError
@@ -14,8 +15,6 @@ from sqvae_speech.errors import UserError
 # 2048 in float64 a transform of 2048 frames at once takes five times as long a frame as one of 128.
 _FRAMES_AT_ONCE = {"cpu": 128}
 _FRAMES_AT_ONCE_ELSEWHERE = 8192
-# Mel bands are summed in so many groups of neighbours, each from its own stretch of the spectrum.
-_GROUPS = 5
 
 
 class LogMelOutput(NamedTuple):
@@ -54,10 +53,7 @@ class LogMel(nn.Module):
         self.spec = spec
         window = torch.hann_window(spec.win_length, periodic=True, dtype=torch.float64)
         self.register_buffer("window", window.to(dtype), persistent=False)
-        self._bins: list[slice] = []
-        for bins, filters in _neighbours(torch.from_numpy(mel_filterbank(spec))):
-            self.register_buffer(f"filters{len(self._bins)}", filters.to(dtype), persistent=False)
-            self._bins.append(bins)
+        self._filters = BandMatrix(torch.from_numpy(mel_filterbank(spec).T).to(dtype))
 
     def forward(self, wav: Tensor, lengths: Tensor | None = None) -> LogMelOutput:
         """Compute the log-mels.
@@ -152,8 +148,7 @@ class LogMel(nn.Module):
                 magnitude = magnitude.clamp(min=torch.finfo(magnitude.dtype).tiny).sqrt()
             else:
                 magnitude.sqrt_()
-        groups = enumerate(self._bins)
-        return torch.cat([magnitude[..., bins] @ self.get_buffer(f"filters{i}") for i, bins in groups], dim=-1)
+        return self._filters(magnitude)
 
     def log(self, mel: Tensor, loudest: Tensor) -> Tensor:
         """The logarithm of mel bands as the spec has it.
@@ -178,13 +173,3 @@ class LogMel(nn.Module):
             if spec.normalize:
                 decibel = decibel / spec.dynamic_range + 1.0
         return decibel
-
-
-def _neighbours(filters: Tensor) -> list[tuple[slice, Tensor]]:
-    """Divide (n_mels, bins) filters into groups of bands: the bins outside of which all are zero, (bins, bands)."""
-    groups = []
-    for group in filters.split(-(-len(filters) // _GROUPS)):
-        bins = group.any(dim=0).nonzero()
-        part = slice(int(bins.min()), int(bins.max()) + 1)
-        groups.append((part, group[:, part].T.contiguous()))
-    return groups

@@ -3,14 +3,14 @@
 import math
 
 from torch import Tensor
-from torch.nn import functional as F
 
 
-def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
-    """Sum frames that begin ``hop_length`` samples after each other.
+def overlap_add(frames: Tensor, window: Tensor, hop_length: int) -> Tensor:
+    """Sum frames that begin ``hop_length`` samples after each other, each under a window.
 
     Args:
         frames: (B, count, length).
+        window: (length,).
         hop_length: samples, at most ``length``.
 
     Returns:
@@ -18,8 +18,8 @@ def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     """
     batch, count, length = frames.shape
     overlap = math.ceil(length / hop_length)
-    pieces = F.pad(frames, (0, overlap * hop_length - length)).unflatten(2, (overlap, hop_length))
     total = frames.new_zeros(batch, count + overlap - 1, hop_length)
-    for lag in range(overlap):
-        total[:, lag : lag + count] += pieces[:, :, lag]
+    pieces = zip(frames.split(hop_length, dim=2), window.split(hop_length), strict=True)
+    for lag, (piece, weight) in enumerate(pieces):
+        total[:, lag : lag + count, : piece.shape[2]].addcmul_(piece, weight)
     return total.flatten(1)[:, : (count - 1) * hop_length + length]

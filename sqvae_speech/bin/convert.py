@@ -7,6 +7,7 @@ the exit code 1.
 import sys
 from collections.abc import Sequence
 
+from sqvae_speech.allocation import keep_freed_memory
 from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
 
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.max is not None and args.max < 1:
         raise UserError(f"--max {args.max}; at least 1 conversion is needed")
+    keep_freed_memory()
     device = choose_device(args.device)
     bundle = load_speech_model(args.model, str(device))
     if args.speaker_vectors:

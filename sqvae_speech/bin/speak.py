@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sqvae_speech.allocation import keep_freed_memory
 from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
 
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sqvae_speech.units.text_speaking import speak_texts
 
     _check(args)
+    keep_freed_memory()
     device = str(choose_device(args.device))
     model = Path(args.model or BUNDLED)
     bundle = load_text_to_units(model, device)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from sqvae_speech.allocation import keep_freed_memory
 from sqvae_speech.bin._cli import ArgumentParser, run
 from sqvae_speech.errors import UserError
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.max is not None and args.max < 1:
         raise UserError(f"--max {args.max}; at least 1 utterance is needed")
+    keep_freed_memory()
     device = choose_device(args.device)
     spec = ShardIndex.load(args.shards).mel_spec if args.shards else MelSpec.preset(args.mel_spec)
     vocoder = load_vocoder(args.vocoder, spec, device)

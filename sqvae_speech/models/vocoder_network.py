@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from sqvae_speech.audio.filterbank import mel_filterbank
+from sqvae_speech.audio.mel_inversion import MelInversion
 from sqvae_speech.audio.melspec import MelSpec
 from sqvae_speech.audio.vocoder import undo_log
 from sqvae_speech.models.inverse_stft import InverseStft
 from sqvae_speech.models.modules import length_mask
 
 _DECIBELS = 80.0  # of input that are one unit
-_UPDATES = 2  # of magnitudes; the first ones do the most
+_UPDATES = 2  # of magnitudes
 _QUIETEST = -12.0  # of the logarithm of a magnitude
 _SHARPNESS = 1.4  # by how much sharper than those of the guess true peaks are
 
@@ -98,7 +99,7 @@ class ConvNextBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``x`` (B, T, C); ``mask`` (B, T, 1), 0 where nothing may be heard."""
         seen = x if mask is None else x * mask
-        y = self.depthwise(seen.transpose(1, 2)).transpose(1, 2)
+        y = over_time(self.depthwise, seen)
         y = self.contract(nn.functional.gelu(self.expand(self.norm(y))))
         return x + self.scale * y
 
@@ -106,32 +107,18 @@ class ConvNextBlock(nn.Module):
 class FirstGuess(nn.Module):
     """Magnitudes that have the bands of a mel, never negative, and how phases move under them.
 
-    Magnitudes by multiplicative updates for the Kullback-Leibler divergence (Lee and Seung, 2001), as for Griffin-Lim
-    (:class:`sqvae_speech.audio.vocoder.GriffinLim`), from what the bands take of the bins of ``inverse``.
+    Magnitudes as for Griffin-Lim (:class:`sqvae_speech.audio.mel_inversion.MelInversion`), from what the bands take
+    of the bins of ``inverse``.
 
     Args:
         mel_spec: of the mel.
         inverse: the transform that the magnitudes are of.
     """
 
-    bands: Tensor
-    per_band: Tensor
-    per_bin: Tensor
-    nearest: Tensor
-
     def __init__(self, mel_spec: MelSpec, inverse: InverseStft):
         super().__init__()
         self.mel_spec = mel_spec
-        bands = resampled_filterbank(mel_spec, inverse.n_fft)
-        covered = bands.sum(axis=0)
-        known = np.flatnonzero(covered > 0)
-        bins = np.arange(inverse.num_bins)
-        # of bins in no band, what the nearest one that is in some has
-        nearest = known[np.abs(bins[:, None] - known).argmin(axis=1)]
-        per_bin = np.divide(1.0, covered, out=np.zeros_like(covered), where=covered > 0)
-        for name, values in {"bands": bands, "per_band": 1.0 / bands.sum(axis=1), "per_bin": per_bin}.items():
-            self.register_buffer(name, torch.from_numpy(values).float(), persistent=False)
-        self.register_buffer("nearest", torch.from_numpy(nearest), persistent=False)
+        self.inversion = MelInversion(resampled_filterbank(mel_spec, inverse.n_fft), _UPDATES, extend=True)
         # noise is louder by a longer window
         self.gain = math.sqrt(float(inverse.window.square().sum()) / (0.375 * mel_spec.win_length))
         # of a Hann window of n_fft samples, γ is 0.25645 n_fft²
@@ -139,12 +126,8 @@ class FirstGuess(nn.Module):
 
     def log_magnitude(self, mel: Tensor) -> Tensor:
         """(B, n_mels, T) -> (B, T, bins)."""
-        wanted = undo_log(mel.transpose(1, 2), self.mel_spec)
-        found = (wanted * self.per_band) @ self.bands * self.per_bin
-        for _ in range(_UPDATES):
-            ratio = wanted / (found @ self.bands.T).clamp(min=1e-20)
-            found = found * (ratio @ self.bands * self.per_bin)
-        found = found.clamp(min=1e-20)[..., self.nearest].log() / self.mel_spec.power
+        found = self.inversion(undo_log(mel.transpose(1, 2), self.mel_spec))
+        found = found.clamp(min=1e-20).log() / self.mel_spec.power
         return (found + math.log(self.gain)).clamp(min=_QUIETEST)
 
     def turn(self, log_magnitude: Tensor) -> Tensor:
@@ -204,13 +187,21 @@ class VocoderNetwork(nn.Module):
             real = mask[..., None].to(mel.dtype)
         # silence is 0, as is what convolutions see beyond both ends
         x = (mel - self._floor) * (self.mel_spec.decibels_per_unit / _DECIBELS)
-        x = self.first_norm(self.embed(x).transpose(1, 2))
+        x = self.first_norm(over_time(self.embed, x.transpose(1, 2)))
         for block in self.blocks:
             x = block(x, real)
         magnitude, turn = self.head(self.last_norm(x)).float().chunk(2, dim=-1)
         with torch.autocast(mel.device.type, enabled=False):  # products of magnitudes need all digits
             magnitude = (magnitude + self.guess.log_magnitude(mel.float())).clamp(max=self._largest)
             return Polar(magnitude, turn + self.guess.turn(magnitude))
+
+
+def over_time(convolution: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution over time of (B, T, C): as one over an image of one row, whose memory a CPU need not turn."""
+    image, weight = x.transpose(1, 2)[:, :, None], convolution.weight[:, :, None]
+    padding = (0, *convolution.padding)
+    made = nn.functional.conv2d(image, weight, convolution.bias, padding=padding, groups=convolution.groups)
+    return made[:, :, 0].transpose(1, 2)
 
 
 def resampled_filterbank(spec: MelSpec, n_fft: int) -> np.ndarray:

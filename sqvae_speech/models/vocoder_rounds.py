@@ -6,13 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sqvae_speech.audio.band_matrix import BandMatrix
+from sqvae_speech.audio.filterbank import band_shares
 from sqvae_speech.audio.melspec import MelSpec
-from sqvae_speech.audio.overlap_add import overlap_add
+from sqvae_speech.audio.phase_search import search_phases
 from sqvae_speech.audio.vocoder import undo_log
+from sqvae_speech.audio.windowed_transform import WindowedTransform, power_of
 from sqvae_speech.models.inverse_stft import InverseStft
 from sqvae_speech.models.vocoder_network import VocoderConfig, resampled_filterbank
 
-_AHEAD = 0.99 / 1.99  # of momentum 0.99
 _LEAST_WEIGHT = 1e-2  # of mel windows over a sample; only samples beyond both ends of the wav have less
 _LARGEST_GAIN = 4.0  # of a round; more would blow up what a band holds by leakage alone
 
@@ -25,35 +27,24 @@ class MelMatching(nn.Module):
         inverse: whose samples the wavs have.
     """
 
-    window: Tensor
-    filters: Tensor
-    spread: Tensor
+    uncovered: Tensor
 
     def __init__(self, mel_spec: MelSpec, inverse: InverseStft):
         super().__init__()
         self.mel_spec = mel_spec
-        self.n_fft = mel_spec.smallest_n_fft
-        self.offset = mel_spec.window_start - inverse.start
-        taken = resampled_filterbank(mel_spec, self.n_fft)
-        covered = taken.sum(axis=0)
-        self.register_buffer("filters", torch.from_numpy(taken.T).float(), persistent=False)
+        self.offset = mel_spec.window_start - inverse.start  # of the first sample under a mel window
+        n_fft = mel_spec.smallest_n_fft
+        self.transform = WindowedTransform(mel_spec.win_length, mel_spec.hop_length, n_fft, _LEAST_WEIGHT)
+        taken = resampled_filterbank(mel_spec, n_fft)
+        self.bands = BandMatrix(torch.from_numpy(taken.T).float())
         # a bin is scaled as the bands that it is in, and one that is in none is left alone
-        share = np.divide(taken, covered, out=np.zeros_like(taken), where=covered > 0)
-        self.register_buffer("spread", torch.from_numpy(share).float(), persistent=False)
-        window = torch.hann_window(mel_spec.win_length, periodic=True)
-        self.register_buffer("window", window, persistent=False)
+        self.spread = BandMatrix(torch.from_numpy(band_shares(taken)).float())
+        self.register_buffer("uncovered", torch.from_numpy(~taken.any(axis=0)).float(), persistent=False)
 
     @property
     def reach(self) -> int:
         """Frames on either side that a sample depends on."""
         return math.ceil(self.mel_spec.win_length / self.mel_spec.hop_length)
-
-    def weights(self, num_frames: int, samples: int, mask: Tensor | None = None) -> Tensor:
-        """Of :meth:`forward`, (1 or B, samples)."""
-        squares = self.window.square().expand(1, num_frames, -1)
-        if mask is not None:
-            squares = squares * mask[..., None]
-        return self._placed(overlap_add(squares, self.mel_spec.hop_length), samples).clamp(min=_LEAST_WEIGHT)
 
     def forward(self, wav: Tensor, linear: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
         """One round.
@@ -61,36 +52,20 @@ class MelMatching(nn.Module):
         Args:
             wav: (B, samples) of ``inverse.add``.
             linear: (B, T, n_mels), the mel before its logarithm, see :func:`sqvae_speech.audio.vocoder.undo_log`.
-            weights: of :meth:`weights`.
+            weights: of ``transform``, with the same ``mask``.
             mask: (B, T) bool, True for real frames.
 
         Returns:
             (B, samples).
         """
-        spec, hop = self.mel_spec, self.mel_spec.hop_length
-        length = (linear.shape[1] - 1) * hop + spec.win_length
-        frames = nn.functional.pad(wav, (max(0, -self.offset), 0))[:, max(0, self.offset) :][:, :length]
-        spectrum = torch.fft.rfft(frames.unfold(1, spec.win_length, hop) * self.window, n=self.n_fft)
-        parts = torch.view_as_real(spectrum).square()
-        power = (parts[..., 0] + parts[..., 1]).clamp(min=1e-30)
-        bands = (power.sqrt() if spec.power == 1.0 else power) @ self.filters  # in a third of the time of abs()
-        gain = linear / bands.clamp(min=1e-9)
-        gain = (gain if spec.power == 1.0 else gain.sqrt()).clamp(1.0 / _LARGEST_GAIN, _LARGEST_GAIN)
-        scale = gain @ self.spread + self._uncovered
-        made = torch.fft.irfft(spectrum * scale, n=self.n_fft)[..., : spec.win_length] * self.window
-        if mask is not None:
-            made = made * mask[..., None]
-        return self._placed(overlap_add(made, hop), wav.shape[1]) / weights
-
-    @property
-    def _uncovered(self) -> Tensor:
-        """(bins,) 1 for those in no band."""
-        return (self.spread.sum(dim=0) == 0).to(self.spread.dtype)
-
-    def _placed(self, wav: Tensor, samples: int) -> Tensor:
-        """From the samples of mel windows to those of the wav."""
-        wav = nn.functional.pad(wav[:, max(0, -self.offset) :], (max(0, self.offset), samples))
-        return wav[:, :samples]
+        amplitude = self.mel_spec.power == 1.0
+        start, end = self.offset, wav.shape[1] - self.offset - weights.shape[1]
+        spectrum = self.transform.frames_of(nn.functional.pad(wav, (-start, -end)))
+        power = power_of(spectrum).clamp(min=1e-30)  # the root has no gradient at 0
+        gain = linear / self.bands(power.sqrt() if amplitude else power).clamp(min=1e-9)
+        gain = (gain if amplitude else gain.sqrt()).clamp(1.0 / _LARGEST_GAIN, _LARGEST_GAIN)
+        made = self.transform.add(spectrum * (self.spread(gain) + self.uncovered), weights, mask)
+        return nn.functional.pad(made, (start, end))
 
 
 class VocoderRounds(nn.Module):
@@ -150,18 +125,13 @@ class VocoderRounds(nn.Module):
         """
         inverse = self.inverse
         magnitude = log_magnitude.exp()
-        phase = phase.remainder(2 * math.pi).float()
+        turns = phase * (0.5 / math.pi)
+        phase = (turns - turns.round()).float() * (2 * math.pi)  # in half the time of a remainder
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-        weights = inverse.weights(spectrum.shape[1], mask)
-        previous: Tensor | None = None
-        for _ in range(self.rounds):  # fast Griffin-Lim, as in sqvae_speech.audio.vocoder
-            rebuilt = inverse.frames_of(inverse.add(spectrum, weights, mask))
-            ahead = rebuilt if previous is None else torch.sub(rebuilt, previous, alpha=_AHEAD)
-            spectrum, previous = magnitude * torch.sgn(ahead), rebuilt
-        wav = inverse.add(spectrum, weights, mask)
+        wav = search_phases(inverse, spectrum, magnitude, self.rounds, mask=mask)
         if self.mel_rounds:
             linear = undo_log(mel.transpose(1, 2), inverse.mel_spec)
-            own = self.matching.weights(linear.shape[1], wav.shape[1], mask)
+            weights = self.matching.transform.weights(linear.shape[1], mask)
             for _ in range(self.mel_rounds):
-                wav = self.matching(wav, linear, own, mask)
+                wav = self.matching(wav, linear, weights, mask)
         return wav

@@ -1,6 +1,7 @@
 """Griffin-Lim: what comes out sounds as the mel says, for every preset."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -116,8 +117,9 @@ def test_the_spectrum_found_is_positive_and_has_the_mel(name):
 
 
 def test_undoing_preemphasis_is_the_recursive_filter():
-    wav = torch.randn(2, 3001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for coefficient in (0.5, 0.97):
+    noise = torch.randn(2, 3001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for coefficient, samples in itertools.product((0.5, 0.97), (1, 31, 32, 33, 1024, 3001)):
+        wav = noise[:, :samples]
         expected = scipy.signal.lfilter([1.0], [1.0, -coefficient], wav.numpy())
         np.testing.assert_allclose(undo_preemphasis(wav, coefficient).numpy(), expected, atol=1e-9)
 

@@ -22,11 +22,12 @@ while read -r utterance _; do
     while read -r speaker _; do echo "$utterance $speaker"; done < "$work_dir/data/train/spk2utt"
 done < "$work_dir/data/test/utt2spk" > "$pairs"
 
-# the learning rate falls where it does in conf/fast.yaml, as far into the run, for both
+# The learning rate falls where it does in conf/fast.yaml, as far into the run, for both. Each speaker has a room and a
+# microphone of his own; that both models hear noise keeps the source's out of the units.
 for config in fast vq_ema; do
     bash "$here/run.sh" "$@" --stage 2 --stop-stage 2 --tag "voices_$config" --config "conf/$config.yaml" \
-        --training.num_steps "$steps" --training.milestones "[$((steps * 3 / 5)), $((steps * 4 / 5))]" \
-        --training.keep_steps "[]"
+        --model.invariance.noise 0.6 --training.num_steps "$steps" \
+        --training.milestones "[$((steps * 3 / 5)), $((steps * 4 / 5))]" --training.keep_steps "[]"
     bash "$here/run.sh" "$@" --stage 5 --stop-stage 5 --tag "voices_$config" --config "conf/$config.yaml" --pairs "$pairs" \
         --convert-args --no-plots
 done
