@@ -50,8 +50,8 @@ class VocoderConfig:
     expansion: int = 2
     kernel_size: int = 7
     overlap: int | None = None
-    rounds: int = 5
-    mel_rounds: int = 2
+    rounds: int = 8
+    mel_rounds: int = 3
 
     def __post_init__(self) -> None:
         for name, least in {

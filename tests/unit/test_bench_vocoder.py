@@ -40,7 +40,7 @@ def test_it_compares_vocoders_on_recordings(tmp_path, monkeypatch, capsys):
     assert found["seconds"] == pytest.approx(2.6)
     few, more, theirs, ours = found["vocoders"]
     assert theirs["name"] == "torchaudio:2"
-    assert ours["name"] == "istft, 0.01 M weights, 7 steps, 5 + 2 rounds"
+    assert ours["name"] == "istft, 0.01 M weights, 7 steps, 8 + 3 rounds"
     for score, better in {"stft": -1, "mcd": -1, "pesq": 1, "stoi": 1}.items():
         assert better * more["scores"][score] > better * few["scores"][score], score
     assert few["xrt"] == pytest.approx(1 / few["real_time_factor"])
