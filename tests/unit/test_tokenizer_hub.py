@@ -371,7 +371,7 @@ def test_the_mini_recipes_bundle_is_what_torch_hub_loads(folder, tmp_path, monke
     """From a run to the folder that is part of the package, by the script that makes it."""
     run = run_folder(tmp_path, folder)
     target = tmp_path / "pretrained" / "mini"
-    command = ["bash", str(ROOT / "egs" / "mini" / "local" / "bundle.sh"), str(run), str(target)]
+    command = ["bash", str(ROOT / "egs" / "mini" / "local" / "bundle.sh"), "tokenizer", str(run), str(target)]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -28,8 +28,9 @@ from sqvae_speech.training.metrics_log import read_metrics
 
 SMALL = (
     "--no-progress --task vocoder --model.channels 12 --model.num_blocks 1 --model.expansion 1 --model.rounds 1 "
-    "--training.batch_size 3 --training.log_interval 1 --training.valid_interval 4 --training.num_plots 0 "
-    "--training.warmup_steps 1 --training.schedule constant --training.ema_decay 0.5 --data.segment_frames 16"
+    "--model.mel_rounds 2 --training.batch_size 3 --training.log_interval 1 --training.valid_interval 4 "
+    "--training.num_plots 0 --training.warmup_steps 1 --training.schedule constant --training.ema_decay 0.5 "
+    "--data.segment_frames 16"
 )
 ADVERSARY = "--training.adversarial_weight 0.1 --training.discriminator_channels 2 --training.adversarial_start 2"
 
@@ -144,7 +145,7 @@ def test_two_processes_are_one_on_the_same_batch(corpus, tmp_path):
 def test_training_lowers_the_loss(tmp_path):
     make_data_dir(tmp_path / "data", speakers=1, per_speaker=2)
     corpus = (tmp_path / "data", shards_of(tmp_path / "data", tmp_path / "shards", "sqvae16k"))
-    more = "--model.channels 48 --training.num_steps 40 --training.valid_interval 20 --training.learning_rate 3e-3"
+    more = "--model.channels 48 --training.num_steps 60 --training.valid_interval 20 --training.learning_rate 3e-3"
     assert main(words(tmp_path / "exp", corpus, more, "--training.num_plots 1")) == 0
     losses = [row["loss"] for row in rows(tmp_path / "exp", "valid")]
     assert losses[-1] < 0.9 * losses[0], losses
