@@ -13,8 +13,8 @@ from sqvae_speech.errors import UserError
 
 # Frames transformed at once: bounds the memory of an hour-long recording. On a CPU they stay in its caches: at n_fft
 # 2048 in float64 a transform of 2048 frames at once takes five times as long a frame as one of 128.
-_FRAMES_AT_ONCE = {"cpu": 128}
-_FRAMES_AT_ONCE_ELSEWHERE = 8192
+_FRAMES_AT_ONCE = 8192
+_FRAMES_AT_ONCE_ON_CPU = 128
 
 
 class LogMelOutput(NamedTuple):
@@ -130,7 +130,7 @@ class LogMel(nn.Module):
         Returns:
             (B, n_mels, frames); of a wav that is ``g`` times as loud, ``g ** power`` times as much.
         """
-        at_once = _FRAMES_AT_ONCE.get(frames.device.type, _FRAMES_AT_ONCE_ELSEWHERE)
+        at_once = _FRAMES_AT_ONCE_ON_CPU if frames.device.type == "cpu" else _FRAMES_AT_ONCE
         mels = [
             torch.cat([self._linear_of_part(part) for part in group.split(at_once, dim=1)], dim=1)
             for group in frames.split(max(1, at_once // frames.shape[1]))

@@ -18,8 +18,8 @@ from sqvae_speech.errors import UserError, nearest
 
 # On speech, the mel of the spectrum found is then 0.05 dB (root mean square) from the mel asked for, or less.
 _MEL_UPDATES = 40
-_FRAMES_AT_ONCE = {"cpu": 128}  # whose spectra its caches hold
-_FRAMES_AT_ONCE_ELSEWHERE = 4096
+_FRAMES_AT_ONCE = 4096
+_FRAMES_AT_ONCE_ON_CPU = 128  # whose spectra its caches hold
 _LEAST_WEIGHT = 1e-6  # of windows over a sample; only the very first ones have less
 _FULL_SCALE = 0.999
 _FILTER_BLOCK = 32  # samples
@@ -126,7 +126,7 @@ class GriffinLim(Vocoder):
         """Return the magnitudes, (B, frames, bins), whose mel bands are ``mel`` (B, n_mels, frames), linear."""
         inversion = self._inversion.to(mel.device)
         frames = mel.transpose(1, 2).flatten(0, 1)
-        at_once = _FRAMES_AT_ONCE.get(mel.device.type, _FRAMES_AT_ONCE_ELSEWHERE)
+        at_once = _FRAMES_AT_ONCE_ON_CPU if mel.device.type == "cpu" else _FRAMES_AT_ONCE
         spectrum = torch.cat([inversion(part)[:, :: self._bin_step] for part in frames.split(at_once)])
         spectrum = spectrum.unflatten(0, (len(mel), -1))
         return spectrum.sqrt() if self._mel_spec.power == 2.0 else spectrum
